@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate the message modules of ``orlop_sdk.api`` from the ``.proto`` files beside this program.
+
+Usage: ``python sdk/proto/generate.py [OUT]``, where OUT (default: ``sdk``) becomes the root of ``orlop_sdk/api/``.
+
+Only messages are generated (``*_pb2.py`` with typed ``*_pb2.pyi``). Services need no stub classes: clients and servers
+read their methods from the descriptors.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+
+from google.rpc import status_pb2
+from grpc_tools import protoc
+
+SOURCES = Path(__file__).resolve().parent
+GENERATED = ("*_pb2.py", "*_pb2.pyi")
+
+
+def include_paths() -> list[Path]:
+    """Where protoc finds our sources, ``google/protobuf`` and ``google/rpc``, in this order."""
+    well_known = Path(str(resources.files("grpc_tools"))) / "_proto"
+    return [SOURCES, well_known, Path(status_pb2.__file__).resolve().parents[2]]
+
+
+def generate(out: Path) -> list[Path]:
+    """Compile every source into ``out`` and return the files made; ones that no source makes any more are removed.
+
+    Raises RuntimeError when protoc refuses a source; it has said why on standard error.
+    """
+    sources = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.proto"))
+    if not sources:
+        raise RuntimeError(f"{SOURCES}: no .proto files")
+    api = out / "orlop_sdk" / "api"
+    for pattern in GENERATED:
+        for stale in api.rglob(pattern):
+            stale.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    includes = [f"-I{path}" for path in include_paths()]
+    if protoc.main(["protoc", *includes, f"--python_out={out}", f"--pyi_out={out}", *sources]) != 0:
+        raise RuntimeError("protoc failed")
+    return sorted(path for pattern in GENERATED for path in api.rglob(pattern))
+
+
+if __name__ == "__main__":
+    made = generate(Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCES.parent)
+    print(f"{len(made)} files")

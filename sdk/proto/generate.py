@@ -9,6 +9,8 @@ read their methods from the descriptors.
 
 from __future__ import annotations
 
+import keyword
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -24,6 +26,19 @@ def include_paths() -> list[Path]:
     """Where protoc finds our sources, ``google/protobuf`` and ``google/rpc``, in this order."""
     well_known = Path(str(resources.files("grpc_tools"))) / "_proto"
     return [SOURCES, well_known, Path(status_pb2.__file__).resolve().parents[2]]
+
+
+def tidy(stub: Path) -> None:
+    """Make a type stub of protoc's acceptable to strict type checkers.
+
+    Declarations that are no Python are removed, as of the enum value ``None``, which only ``getattr`` reaches; a bare
+    ``Mapping`` gets its parameters.
+    """
+    keywords = "|".join(keyword.kwlist)
+    text = stub.read_text(encoding="utf-8")
+    text = re.sub(rf"^ *(?:{keywords}): .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\b_Mapping\](?!\[)", "_Mapping[str, object]]", text)
+    stub.write_text(text, encoding="utf-8")
 
 
 def generate(out: Path) -> list[Path]:
@@ -42,6 +57,8 @@ def generate(out: Path) -> list[Path]:
     includes = [f"-I{path}" for path in include_paths()]
     if protoc.main(["protoc", *includes, f"--python_out={out}", f"--pyi_out={out}", *sources]) != 0:
         raise RuntimeError("protoc failed")
+    for stub in api.rglob("*_pb2.pyi"):
+        tidy(stub)
     return sorted(path for pattern in GENERATED for path in api.rglob(pattern))
 
 

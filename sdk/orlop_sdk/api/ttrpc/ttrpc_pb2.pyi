@@ -19,7 +19,7 @@ class Request(_message.Message):
     payload: bytes
     timeout_nano: int
     metadata: _containers.RepeatedCompositeFieldContainer[KeyValue]
-    def __init__(self, service: _Optional[str] = ..., method: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_nano: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ...) -> None: ...
+    def __init__(self, service: _Optional[str] = ..., method: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_nano: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[KeyValue, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Response(_message.Message):
     __slots__ = ("status", "payload")
@@ -27,7 +27,7 @@ class Response(_message.Message):
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     status: _status_pb2.Status
     payload: bytes
-    def __init__(self, status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class KeyValue(_message.Message):
     __slots__ = ("key", "value")

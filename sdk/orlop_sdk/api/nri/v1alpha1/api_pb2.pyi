@@ -80,7 +80,6 @@ class MpolFlag(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 
 class Field(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    None: _ClassVar[Field]
     Annotations: _ClassVar[Field]
     Mounts: _ClassVar[Field]
     OciHooks: _ClassVar[Field]
@@ -171,7 +170,6 @@ MPOL_WEIGHTED_INTERLEAVE: MpolMode
 MPOL_F_STATIC_NODES: MpolFlag
 MPOL_F_RELATIVE_NODES: MpolFlag
 MPOL_F_NUMA_BALANCING: MpolFlag
-None: Field
 Annotations: Field
 Mounts: Field
 OciHooks: Field
@@ -229,13 +227,13 @@ class UpdateContainersRequest(_message.Message):
     EVICT_FIELD_NUMBER: _ClassVar[int]
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
     evict: _containers.RepeatedCompositeFieldContainer[ContainerEviction]
-    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping]]] = ...) -> None: ...
+    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping[str, object]]]] = ...) -> None: ...
 
 class UpdateContainersResponse(_message.Message):
     __slots__ = ("failed",)
     FAILED_FIELD_NUMBER: _ClassVar[int]
     failed: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
-    def __init__(self, failed: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ...) -> None: ...
+    def __init__(self, failed: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ...) -> None: ...
 
 class LogRequest(_message.Message):
     __slots__ = ("msg", "level")
@@ -287,7 +285,7 @@ class SynchronizeRequest(_message.Message):
     pods: _containers.RepeatedCompositeFieldContainer[PodSandbox]
     containers: _containers.RepeatedCompositeFieldContainer[Container]
     more: bool
-    def __init__(self, pods: _Optional[_Iterable[_Union[PodSandbox, _Mapping]]] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
+    def __init__(self, pods: _Optional[_Iterable[_Union[PodSandbox, _Mapping[str, object]]]] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping[str, object]]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class SynchronizeResponse(_message.Message):
     __slots__ = ("update", "more")
@@ -295,13 +293,13 @@ class SynchronizeResponse(_message.Message):
     MORE_FIELD_NUMBER: _ClassVar[int]
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
     more: bool
-    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
+    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class RunPodSandboxRequest(_message.Message):
     __slots__ = ("pod",)
     POD_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ...) -> None: ...
 
 class RunPodSandboxResponse(_message.Message):
     __slots__ = ()
@@ -315,7 +313,7 @@ class UpdatePodSandboxRequest(_message.Message):
     pod: PodSandbox
     overhead_linux_resources: LinuxResources
     linux_resources: LinuxResources
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., overhead_linux_resources: _Optional[_Union[LinuxResources, _Mapping]] = ..., linux_resources: _Optional[_Union[LinuxResources, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., overhead_linux_resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ..., linux_resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdatePodSandboxResponse(_message.Message):
     __slots__ = ()
@@ -325,7 +323,7 @@ class PostUpdatePodSandboxRequest(_message.Message):
     __slots__ = ("pod",)
     POD_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ...) -> None: ...
 
 class PostUpdatePodSandboxResponse(_message.Message):
     __slots__ = ()
@@ -335,7 +333,7 @@ class StopPodSandboxRequest(_message.Message):
     __slots__ = ("pod",)
     POD_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ...) -> None: ...
 
 class StopPodSandboxResponse(_message.Message):
     __slots__ = ()
@@ -345,7 +343,7 @@ class RemovePodSandboxRequest(_message.Message):
     __slots__ = ("pod",)
     POD_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ...) -> None: ...
 
 class RemovePodSandboxResponse(_message.Message):
     __slots__ = ()
@@ -357,7 +355,7 @@ class CreateContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class CreateContainerResponse(_message.Message):
     __slots__ = ("adjust", "update", "evict")
@@ -367,7 +365,7 @@ class CreateContainerResponse(_message.Message):
     adjust: ContainerAdjustment
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
     evict: _containers.RepeatedCompositeFieldContainer[ContainerEviction]
-    def __init__(self, adjust: _Optional[_Union[ContainerAdjustment, _Mapping]] = ..., update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping]]] = ...) -> None: ...
+    def __init__(self, adjust: _Optional[_Union[ContainerAdjustment, _Mapping[str, object]]] = ..., update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PostCreateContainerRequest(_message.Message):
     __slots__ = ("pod", "container")
@@ -375,7 +373,7 @@ class PostCreateContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class PostCreateContainerResponse(_message.Message):
     __slots__ = ()
@@ -387,7 +385,7 @@ class StartContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class StartContainerResponse(_message.Message):
     __slots__ = ()
@@ -399,7 +397,7 @@ class PostStartContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class PostStartContainerResponse(_message.Message):
     __slots__ = ()
@@ -413,7 +411,7 @@ class UpdateContainerRequest(_message.Message):
     pod: PodSandbox
     container: Container
     linux_resources: LinuxResources
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ..., linux_resources: _Optional[_Union[LinuxResources, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ..., linux_resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateContainerResponse(_message.Message):
     __slots__ = ("update", "evict")
@@ -421,7 +419,7 @@ class UpdateContainerResponse(_message.Message):
     EVICT_FIELD_NUMBER: _ClassVar[int]
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
     evict: _containers.RepeatedCompositeFieldContainer[ContainerEviction]
-    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping]]] = ...) -> None: ...
+    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ..., evict: _Optional[_Iterable[_Union[ContainerEviction, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PostUpdateContainerRequest(_message.Message):
     __slots__ = ("pod", "container")
@@ -429,7 +427,7 @@ class PostUpdateContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class PostUpdateContainerResponse(_message.Message):
     __slots__ = ()
@@ -441,13 +439,13 @@ class StopContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class StopContainerResponse(_message.Message):
     __slots__ = ("update",)
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
-    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ...) -> None: ...
+    def __init__(self, update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ...) -> None: ...
 
 class RemoveContainerRequest(_message.Message):
     __slots__ = ("pod", "container")
@@ -455,7 +453,7 @@ class RemoveContainerRequest(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     pod: PodSandbox
     container: Container
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class RemoveContainerResponse(_message.Message):
     __slots__ = ()
@@ -469,7 +467,7 @@ class StateChangeEvent(_message.Message):
     event: Event
     pod: PodSandbox
     container: Container
-    def __init__(self, event: _Optional[_Union[Event, str]] = ..., pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, event: _Optional[_Union[Event, str]] = ..., pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class ValidateContainerAdjustmentRequest(_message.Message):
     __slots__ = ("pod", "container", "adjust", "update", "owners", "plugins")
@@ -485,7 +483,7 @@ class ValidateContainerAdjustmentRequest(_message.Message):
     update: _containers.RepeatedCompositeFieldContainer[ContainerUpdate]
     owners: OwningPlugins
     plugins: _containers.RepeatedCompositeFieldContainer[PluginInstance]
-    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping]] = ..., container: _Optional[_Union[Container, _Mapping]] = ..., adjust: _Optional[_Union[ContainerAdjustment, _Mapping]] = ..., update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping]]] = ..., owners: _Optional[_Union[OwningPlugins, _Mapping]] = ..., plugins: _Optional[_Iterable[_Union[PluginInstance, _Mapping]]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[_Union[PodSandbox, _Mapping[str, object]]] = ..., container: _Optional[_Union[Container, _Mapping[str, object]]] = ..., adjust: _Optional[_Union[ContainerAdjustment, _Mapping[str, object]]] = ..., update: _Optional[_Iterable[_Union[ContainerUpdate, _Mapping[str, object]]]] = ..., owners: _Optional[_Union[OwningPlugins, _Mapping[str, object]]] = ..., plugins: _Optional[_Iterable[_Union[PluginInstance, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PluginInstance(_message.Message):
     __slots__ = ("name", "index")
@@ -543,7 +541,7 @@ class PodSandbox(_message.Message):
     linux: LinuxPodSandbox
     pid: int
     ips: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., namespace: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., runtime_handler: _Optional[str] = ..., linux: _Optional[_Union[LinuxPodSandbox, _Mapping]] = ..., pid: _Optional[int] = ..., ips: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., namespace: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., runtime_handler: _Optional[str] = ..., linux: _Optional[_Union[LinuxPodSandbox, _Mapping[str, object]]] = ..., pid: _Optional[int] = ..., ips: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LinuxPodSandbox(_message.Message):
     __slots__ = ("pod_overhead", "pod_resources", "cgroup_parent", "cgroups_path", "namespaces", "resources")
@@ -559,7 +557,7 @@ class LinuxPodSandbox(_message.Message):
     cgroups_path: str
     namespaces: _containers.RepeatedCompositeFieldContainer[LinuxNamespace]
     resources: LinuxResources
-    def __init__(self, pod_overhead: _Optional[_Union[LinuxResources, _Mapping]] = ..., pod_resources: _Optional[_Union[LinuxResources, _Mapping]] = ..., cgroup_parent: _Optional[str] = ..., cgroups_path: _Optional[str] = ..., namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping]] = ...) -> None: ...
+    def __init__(self, pod_overhead: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ..., pod_resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ..., cgroup_parent: _Optional[str] = ..., cgroups_path: _Optional[str] = ..., namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping[str, object]]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ...) -> None: ...
 
 class Container(_message.Message):
     __slots__ = ("id", "pod_sandbox_id", "name", "state", "labels", "annotations", "args", "env", "mounts", "hooks", "linux", "pid", "rlimits", "created_at", "started_at", "finished_at", "exit_code", "status_reason", "status_message", "CDI_devices", "user")
@@ -619,7 +617,7 @@ class Container(_message.Message):
     status_message: str
     CDI_devices: _containers.RepeatedCompositeFieldContainer[CDIDevice]
     user: User
-    def __init__(self, id: _Optional[str] = ..., pod_sandbox_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[ContainerState, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., hooks: _Optional[_Union[Hooks, _Mapping]] = ..., linux: _Optional[_Union[LinuxContainer, _Mapping]] = ..., pid: _Optional[int] = ..., rlimits: _Optional[_Iterable[_Union[POSIXRlimit, _Mapping]]] = ..., created_at: _Optional[int] = ..., started_at: _Optional[int] = ..., finished_at: _Optional[int] = ..., exit_code: _Optional[int] = ..., status_reason: _Optional[str] = ..., status_message: _Optional[str] = ..., CDI_devices: _Optional[_Iterable[_Union[CDIDevice, _Mapping]]] = ..., user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., pod_sandbox_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[ContainerState, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping[str, object]]]] = ..., hooks: _Optional[_Union[Hooks, _Mapping[str, object]]] = ..., linux: _Optional[_Union[LinuxContainer, _Mapping[str, object]]] = ..., pid: _Optional[int] = ..., rlimits: _Optional[_Iterable[_Union[POSIXRlimit, _Mapping[str, object]]]] = ..., created_at: _Optional[int] = ..., started_at: _Optional[int] = ..., finished_at: _Optional[int] = ..., exit_code: _Optional[int] = ..., status_reason: _Optional[str] = ..., status_message: _Optional[str] = ..., CDI_devices: _Optional[_Iterable[_Union[CDIDevice, _Mapping[str, object]]]] = ..., user: _Optional[_Union[User, _Mapping[str, object]]] = ...) -> None: ...
 
 class Mount(_message.Message):
     __slots__ = ("destination", "type", "source", "options")
@@ -647,7 +645,7 @@ class Hooks(_message.Message):
     start_container: _containers.RepeatedCompositeFieldContainer[Hook]
     poststart: _containers.RepeatedCompositeFieldContainer[Hook]
     poststop: _containers.RepeatedCompositeFieldContainer[Hook]
-    def __init__(self, prestart: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., create_runtime: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., create_container: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., start_container: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., poststart: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., poststop: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ...) -> None: ...
+    def __init__(self, prestart: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., create_runtime: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., create_container: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., start_container: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., poststart: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., poststop: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Hook(_message.Message):
     __slots__ = ("path", "args", "env", "timeout")
@@ -659,7 +657,7 @@ class Hook(_message.Message):
     args: _containers.RepeatedScalarFieldContainer[str]
     env: _containers.RepeatedScalarFieldContainer[str]
     timeout: OptionalInt
-    def __init__(self, path: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., timeout: _Optional[_Union[OptionalInt, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., timeout: _Optional[_Union[OptionalInt, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxContainer(_message.Message):
     __slots__ = ("namespaces", "devices", "resources", "oom_score_adj", "cgroups_path", "io_priority", "seccomp_profile", "seccomp_policy", "sysctl", "net_devices", "scheduler", "rdt")
@@ -676,7 +674,7 @@ class LinuxContainer(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: LinuxNetDevice
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LinuxNetDevice, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LinuxNetDevice, _Mapping[str, object]]] = ...) -> None: ...
     NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -701,7 +699,7 @@ class LinuxContainer(_message.Message):
     net_devices: _containers.MessageMap[str, LinuxNetDevice]
     scheduler: LinuxScheduler
     rdt: LinuxRdt
-    def __init__(self, namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[LinuxDevice, _Mapping]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping]] = ..., oom_score_adj: _Optional[_Union[OptionalInt, _Mapping]] = ..., cgroups_path: _Optional[str] = ..., io_priority: _Optional[_Union[LinuxIOPriority, _Mapping]] = ..., seccomp_profile: _Optional[_Union[SecurityProfile, _Mapping]] = ..., seccomp_policy: _Optional[_Union[LinuxSeccomp, _Mapping]] = ..., sysctl: _Optional[_Mapping[str, str]] = ..., net_devices: _Optional[_Mapping[str, LinuxNetDevice]] = ..., scheduler: _Optional[_Union[LinuxScheduler, _Mapping]] = ..., rdt: _Optional[_Union[LinuxRdt, _Mapping]] = ...) -> None: ...
+    def __init__(self, namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping[str, object]]]] = ..., devices: _Optional[_Iterable[_Union[LinuxDevice, _Mapping[str, object]]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ..., oom_score_adj: _Optional[_Union[OptionalInt, _Mapping[str, object]]] = ..., cgroups_path: _Optional[str] = ..., io_priority: _Optional[_Union[LinuxIOPriority, _Mapping[str, object]]] = ..., seccomp_profile: _Optional[_Union[SecurityProfile, _Mapping[str, object]]] = ..., seccomp_policy: _Optional[_Union[LinuxSeccomp, _Mapping[str, object]]] = ..., sysctl: _Optional[_Mapping[str, str]] = ..., net_devices: _Optional[_Mapping[str, LinuxNetDevice]] = ..., scheduler: _Optional[_Union[LinuxScheduler, _Mapping[str, object]]] = ..., rdt: _Optional[_Union[LinuxRdt, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxNamespace(_message.Message):
     __slots__ = ("type", "path")
@@ -727,7 +725,7 @@ class LinuxDevice(_message.Message):
     file_mode: OptionalFileMode
     uid: OptionalUInt32
     gid: OptionalUInt32
-    def __init__(self, path: _Optional[str] = ..., type: _Optional[str] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., file_mode: _Optional[_Union[OptionalFileMode, _Mapping]] = ..., uid: _Optional[_Union[OptionalUInt32, _Mapping]] = ..., gid: _Optional[_Union[OptionalUInt32, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., type: _Optional[str] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., file_mode: _Optional[_Union[OptionalFileMode, _Mapping[str, object]]] = ..., uid: _Optional[_Union[OptionalUInt32, _Mapping[str, object]]] = ..., gid: _Optional[_Union[OptionalUInt32, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxDeviceCgroup(_message.Message):
     __slots__ = ("allow", "type", "major", "minor", "access")
@@ -741,7 +739,7 @@ class LinuxDeviceCgroup(_message.Message):
     major: OptionalInt64
     minor: OptionalInt64
     access: str
-    def __init__(self, allow: _Optional[bool] = ..., type: _Optional[str] = ..., major: _Optional[_Union[OptionalInt64, _Mapping]] = ..., minor: _Optional[_Union[OptionalInt64, _Mapping]] = ..., access: _Optional[str] = ...) -> None: ...
+    def __init__(self, allow: _Optional[bool] = ..., type: _Optional[str] = ..., major: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., minor: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., access: _Optional[str] = ...) -> None: ...
 
 class CDIDevice(_message.Message):
     __slots__ = ("name",)
@@ -784,7 +782,7 @@ class LinuxResources(_message.Message):
     unified: _containers.ScalarMap[str, str]
     devices: _containers.RepeatedCompositeFieldContainer[LinuxDeviceCgroup]
     pids: LinuxPids
-    def __init__(self, memory: _Optional[_Union[LinuxMemory, _Mapping]] = ..., cpu: _Optional[_Union[LinuxCPU, _Mapping]] = ..., hugepage_limits: _Optional[_Iterable[_Union[HugepageLimit, _Mapping]]] = ..., blockio_class: _Optional[_Union[OptionalString, _Mapping]] = ..., rdt_class: _Optional[_Union[OptionalString, _Mapping]] = ..., unified: _Optional[_Mapping[str, str]] = ..., devices: _Optional[_Iterable[_Union[LinuxDeviceCgroup, _Mapping]]] = ..., pids: _Optional[_Union[LinuxPids, _Mapping]] = ...) -> None: ...
+    def __init__(self, memory: _Optional[_Union[LinuxMemory, _Mapping[str, object]]] = ..., cpu: _Optional[_Union[LinuxCPU, _Mapping[str, object]]] = ..., hugepage_limits: _Optional[_Iterable[_Union[HugepageLimit, _Mapping[str, object]]]] = ..., blockio_class: _Optional[_Union[OptionalString, _Mapping[str, object]]] = ..., rdt_class: _Optional[_Union[OptionalString, _Mapping[str, object]]] = ..., unified: _Optional[_Mapping[str, str]] = ..., devices: _Optional[_Iterable[_Union[LinuxDeviceCgroup, _Mapping[str, object]]]] = ..., pids: _Optional[_Union[LinuxPids, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxMemory(_message.Message):
     __slots__ = ("limit", "reservation", "swap", "kernel", "kernel_tcp", "swappiness", "disable_oom_killer", "use_hierarchy")
@@ -804,7 +802,7 @@ class LinuxMemory(_message.Message):
     swappiness: OptionalUInt64
     disable_oom_killer: OptionalBool
     use_hierarchy: OptionalBool
-    def __init__(self, limit: _Optional[_Union[OptionalInt64, _Mapping]] = ..., reservation: _Optional[_Union[OptionalInt64, _Mapping]] = ..., swap: _Optional[_Union[OptionalInt64, _Mapping]] = ..., kernel: _Optional[_Union[OptionalInt64, _Mapping]] = ..., kernel_tcp: _Optional[_Union[OptionalInt64, _Mapping]] = ..., swappiness: _Optional[_Union[OptionalUInt64, _Mapping]] = ..., disable_oom_killer: _Optional[_Union[OptionalBool, _Mapping]] = ..., use_hierarchy: _Optional[_Union[OptionalBool, _Mapping]] = ...) -> None: ...
+    def __init__(self, limit: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., reservation: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., swap: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., kernel: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., kernel_tcp: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., swappiness: _Optional[_Union[OptionalUInt64, _Mapping[str, object]]] = ..., disable_oom_killer: _Optional[_Union[OptionalBool, _Mapping[str, object]]] = ..., use_hierarchy: _Optional[_Union[OptionalBool, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxCPU(_message.Message):
     __slots__ = ("shares", "quota", "period", "realtime_runtime", "realtime_period", "cpus", "mems")
@@ -822,7 +820,7 @@ class LinuxCPU(_message.Message):
     realtime_period: OptionalUInt64
     cpus: str
     mems: str
-    def __init__(self, shares: _Optional[_Union[OptionalUInt64, _Mapping]] = ..., quota: _Optional[_Union[OptionalInt64, _Mapping]] = ..., period: _Optional[_Union[OptionalUInt64, _Mapping]] = ..., realtime_runtime: _Optional[_Union[OptionalInt64, _Mapping]] = ..., realtime_period: _Optional[_Union[OptionalUInt64, _Mapping]] = ..., cpus: _Optional[str] = ..., mems: _Optional[str] = ...) -> None: ...
+    def __init__(self, shares: _Optional[_Union[OptionalUInt64, _Mapping[str, object]]] = ..., quota: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., period: _Optional[_Union[OptionalUInt64, _Mapping[str, object]]] = ..., realtime_runtime: _Optional[_Union[OptionalInt64, _Mapping[str, object]]] = ..., realtime_period: _Optional[_Union[OptionalUInt64, _Mapping[str, object]]] = ..., cpus: _Optional[str] = ..., mems: _Optional[str] = ...) -> None: ...
 
 class HugepageLimit(_message.Message):
     __slots__ = ("page_size", "limit")
@@ -920,7 +918,7 @@ class ContainerAdjustment(_message.Message):
     rlimits: _containers.RepeatedCompositeFieldContainer[POSIXRlimit]
     CDI_devices: _containers.RepeatedCompositeFieldContainer[CDIDevice]
     args: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, annotations: _Optional[_Mapping[str, str]] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., env: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., hooks: _Optional[_Union[Hooks, _Mapping]] = ..., linux: _Optional[_Union[LinuxContainerAdjustment, _Mapping]] = ..., rlimits: _Optional[_Iterable[_Union[POSIXRlimit, _Mapping]]] = ..., CDI_devices: _Optional[_Iterable[_Union[CDIDevice, _Mapping]]] = ..., args: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, annotations: _Optional[_Mapping[str, str]] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping[str, object]]]] = ..., env: _Optional[_Iterable[_Union[KeyValue, _Mapping[str, object]]]] = ..., hooks: _Optional[_Union[Hooks, _Mapping[str, object]]] = ..., linux: _Optional[_Union[LinuxContainerAdjustment, _Mapping[str, object]]] = ..., rlimits: _Optional[_Iterable[_Union[POSIXRlimit, _Mapping[str, object]]]] = ..., CDI_devices: _Optional[_Iterable[_Union[CDIDevice, _Mapping[str, object]]]] = ..., args: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LinuxContainerAdjustment(_message.Message):
     __slots__ = ("devices", "resources", "cgroups_path", "oom_score_adj", "io_priority", "seccomp_policy", "namespaces", "sysctl", "net_devices", "scheduler", "rdt", "memory_policy")
@@ -937,7 +935,7 @@ class LinuxContainerAdjustment(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: LinuxNetDevice
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LinuxNetDevice, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LinuxNetDevice, _Mapping[str, object]]] = ...) -> None: ...
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     CGROUPS_PATH_FIELD_NUMBER: _ClassVar[int]
@@ -962,7 +960,7 @@ class LinuxContainerAdjustment(_message.Message):
     scheduler: LinuxScheduler
     rdt: LinuxRdt
     memory_policy: LinuxMemoryPolicy
-    def __init__(self, devices: _Optional[_Iterable[_Union[LinuxDevice, _Mapping]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping]] = ..., cgroups_path: _Optional[str] = ..., oom_score_adj: _Optional[_Union[OptionalInt, _Mapping]] = ..., io_priority: _Optional[_Union[LinuxIOPriority, _Mapping]] = ..., seccomp_policy: _Optional[_Union[LinuxSeccomp, _Mapping]] = ..., namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping]]] = ..., sysctl: _Optional[_Mapping[str, str]] = ..., net_devices: _Optional[_Mapping[str, LinuxNetDevice]] = ..., scheduler: _Optional[_Union[LinuxScheduler, _Mapping]] = ..., rdt: _Optional[_Union[LinuxRdt, _Mapping]] = ..., memory_policy: _Optional[_Union[LinuxMemoryPolicy, _Mapping]] = ...) -> None: ...
+    def __init__(self, devices: _Optional[_Iterable[_Union[LinuxDevice, _Mapping[str, object]]]] = ..., resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ..., cgroups_path: _Optional[str] = ..., oom_score_adj: _Optional[_Union[OptionalInt, _Mapping[str, object]]] = ..., io_priority: _Optional[_Union[LinuxIOPriority, _Mapping[str, object]]] = ..., seccomp_policy: _Optional[_Union[LinuxSeccomp, _Mapping[str, object]]] = ..., namespaces: _Optional[_Iterable[_Union[LinuxNamespace, _Mapping[str, object]]]] = ..., sysctl: _Optional[_Mapping[str, str]] = ..., net_devices: _Optional[_Mapping[str, LinuxNetDevice]] = ..., scheduler: _Optional[_Union[LinuxScheduler, _Mapping[str, object]]] = ..., rdt: _Optional[_Union[LinuxRdt, _Mapping[str, object]]] = ..., memory_policy: _Optional[_Union[LinuxMemoryPolicy, _Mapping[str, object]]] = ...) -> None: ...
 
 class LinuxSeccomp(_message.Message):
     __slots__ = ("default_action", "default_errno", "architectures", "flags", "listener_path", "listener_metadata", "syscalls")
@@ -980,7 +978,7 @@ class LinuxSeccomp(_message.Message):
     listener_path: str
     listener_metadata: str
     syscalls: _containers.RepeatedCompositeFieldContainer[LinuxSyscall]
-    def __init__(self, default_action: _Optional[str] = ..., default_errno: _Optional[_Union[OptionalUInt32, _Mapping]] = ..., architectures: _Optional[_Iterable[str]] = ..., flags: _Optional[_Iterable[str]] = ..., listener_path: _Optional[str] = ..., listener_metadata: _Optional[str] = ..., syscalls: _Optional[_Iterable[_Union[LinuxSyscall, _Mapping]]] = ...) -> None: ...
+    def __init__(self, default_action: _Optional[str] = ..., default_errno: _Optional[_Union[OptionalUInt32, _Mapping[str, object]]] = ..., architectures: _Optional[_Iterable[str]] = ..., flags: _Optional[_Iterable[str]] = ..., listener_path: _Optional[str] = ..., listener_metadata: _Optional[str] = ..., syscalls: _Optional[_Iterable[_Union[LinuxSyscall, _Mapping[str, object]]]] = ...) -> None: ...
 
 class LinuxSyscall(_message.Message):
     __slots__ = ("names", "action", "errno_ret", "args")
@@ -992,7 +990,7 @@ class LinuxSyscall(_message.Message):
     action: str
     errno_ret: OptionalUInt32
     args: _containers.RepeatedCompositeFieldContainer[LinuxSeccompArg]
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., action: _Optional[str] = ..., errno_ret: _Optional[_Union[OptionalUInt32, _Mapping]] = ..., args: _Optional[_Iterable[_Union[LinuxSeccompArg, _Mapping]]] = ...) -> None: ...
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., action: _Optional[str] = ..., errno_ret: _Optional[_Union[OptionalUInt32, _Mapping[str, object]]] = ..., args: _Optional[_Iterable[_Union[LinuxSeccompArg, _Mapping[str, object]]]] = ...) -> None: ...
 
 class LinuxSeccompArg(_message.Message):
     __slots__ = ("index", "value", "value_two", "op")
@@ -1024,13 +1022,13 @@ class ContainerUpdate(_message.Message):
     container_id: str
     linux: LinuxContainerUpdate
     ignore_failure: bool
-    def __init__(self, container_id: _Optional[str] = ..., linux: _Optional[_Union[LinuxContainerUpdate, _Mapping]] = ..., ignore_failure: _Optional[bool] = ...) -> None: ...
+    def __init__(self, container_id: _Optional[str] = ..., linux: _Optional[_Union[LinuxContainerUpdate, _Mapping[str, object]]] = ..., ignore_failure: _Optional[bool] = ...) -> None: ...
 
 class LinuxContainerUpdate(_message.Message):
     __slots__ = ("resources",)
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     resources: LinuxResources
-    def __init__(self, resources: _Optional[_Union[LinuxResources, _Mapping]] = ...) -> None: ...
+    def __init__(self, resources: _Optional[_Union[LinuxResources, _Mapping[str, object]]] = ...) -> None: ...
 
 class ContainerEviction(_message.Message):
     __slots__ = ("container_id", "reason")
@@ -1050,7 +1048,7 @@ class LinuxRdt(_message.Message):
     schemata: OptionalRepeatedString
     enable_monitoring: OptionalBool
     remove: bool
-    def __init__(self, clos_id: _Optional[_Union[OptionalString, _Mapping]] = ..., schemata: _Optional[_Union[OptionalRepeatedString, _Mapping]] = ..., enable_monitoring: _Optional[_Union[OptionalBool, _Mapping]] = ..., remove: _Optional[bool] = ...) -> None: ...
+    def __init__(self, clos_id: _Optional[_Union[OptionalString, _Mapping[str, object]]] = ..., schemata: _Optional[_Union[OptionalRepeatedString, _Mapping[str, object]]] = ..., enable_monitoring: _Optional[_Union[OptionalBool, _Mapping[str, object]]] = ..., remove: _Optional[bool] = ...) -> None: ...
 
 class KeyValue(_message.Message):
     __slots__ = ("key", "value")
@@ -1142,7 +1140,7 @@ class FieldOwners(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: int
         value: CompoundFieldOwners
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[CompoundFieldOwners, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[CompoundFieldOwners, _Mapping[str, object]]] = ...) -> None: ...
     SIMPLE_FIELD_NUMBER: _ClassVar[int]
     COMPOUND_FIELD_NUMBER: _ClassVar[int]
     simple: _containers.ScalarMap[int, str]
@@ -1157,7 +1155,7 @@ class OwningPlugins(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: FieldOwners
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FieldOwners, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FieldOwners, _Mapping[str, object]]] = ...) -> None: ...
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     owners: _containers.MessageMap[str, FieldOwners]
     def __init__(self, owners: _Optional[_Mapping[str, FieldOwners]] = ...) -> None: ...

@@ -30,7 +30,7 @@ class ImageStore(_message.Message):
     manifest_limit: int
     extra_references: _containers.RepeatedCompositeFieldContainer[ImageReference]
     unpacks: _containers.RepeatedCompositeFieldContainer[UnpackConfiguration]
-    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., platforms: _Optional[_Iterable[_Union[_platform_pb2.Platform, _Mapping]]] = ..., all_metadata: _Optional[bool] = ..., manifest_limit: _Optional[int] = ..., extra_references: _Optional[_Iterable[_Union[ImageReference, _Mapping]]] = ..., unpacks: _Optional[_Iterable[_Union[UnpackConfiguration, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., platforms: _Optional[_Iterable[_Union[_platform_pb2.Platform, _Mapping[str, object]]]] = ..., all_metadata: _Optional[bool] = ..., manifest_limit: _Optional[int] = ..., extra_references: _Optional[_Iterable[_Union[ImageReference, _Mapping[str, object]]]] = ..., unpacks: _Optional[_Iterable[_Union[UnpackConfiguration, _Mapping[str, object]]]] = ...) -> None: ...
 
 class UnpackConfiguration(_message.Message):
     __slots__ = ("platform", "snapshotter")
@@ -38,7 +38,7 @@ class UnpackConfiguration(_message.Message):
     SNAPSHOTTER_FIELD_NUMBER: _ClassVar[int]
     platform: _platform_pb2.Platform
     snapshotter: str
-    def __init__(self, platform: _Optional[_Union[_platform_pb2.Platform, _Mapping]] = ..., snapshotter: _Optional[str] = ...) -> None: ...
+    def __init__(self, platform: _Optional[_Union[_platform_pb2.Platform, _Mapping[str, object]]] = ..., snapshotter: _Optional[str] = ...) -> None: ...
 
 class ImageReference(_message.Message):
     __slots__ = ("name", "is_prefix", "allow_overwrite", "add_digest", "skip_named_digest")

@@ -38,7 +38,7 @@ class OCIRegistry(_message.Message):
     RESOLVER_FIELD_NUMBER: _ClassVar[int]
     reference: str
     resolver: RegistryResolver
-    def __init__(self, reference: _Optional[str] = ..., resolver: _Optional[_Union[RegistryResolver, _Mapping]] = ...) -> None: ...
+    def __init__(self, reference: _Optional[str] = ..., resolver: _Optional[_Union[RegistryResolver, _Mapping[str, object]]] = ...) -> None: ...
 
 class RegistryResolver(_message.Message):
     __slots__ = ("auth_stream", "headers", "host_dir", "default_scheme", "http_debug", "logs_stream")
@@ -83,4 +83,4 @@ class AuthResponse(_message.Message):
     secret: str
     username: str
     expire_at: _timestamp_pb2.Timestamp
-    def __init__(self, authType: _Optional[_Union[AuthType, str]] = ..., secret: _Optional[str] = ..., username: _Optional[str] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, authType: _Optional[_Union[AuthType, str]] = ..., secret: _Optional[str] = ..., username: _Optional[str] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ...) -> None: ...

@@ -34,7 +34,7 @@ class CreateSandboxRequest(_message.Message):
     options: _any_pb2.Any
     netns_path: str
     annotations: _containers.ScalarMap[str, str]
-    def __init__(self, sandbox_id: _Optional[str] = ..., bundle_path: _Optional[str] = ..., rootfs: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping]]] = ..., options: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., netns_path: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., bundle_path: _Optional[str] = ..., rootfs: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping[str, object]]]] = ..., options: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ..., netns_path: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateSandboxResponse(_message.Message):
     __slots__ = ()
@@ -54,7 +54,7 @@ class StartSandboxResponse(_message.Message):
     pid: int
     created_at: _timestamp_pb2.Timestamp
     spec: _any_pb2.Any
-    def __init__(self, pid: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., spec: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class PlatformRequest(_message.Message):
     __slots__ = ("sandbox_id",)
@@ -66,7 +66,7 @@ class PlatformResponse(_message.Message):
     __slots__ = ("platform",)
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     platform: _platform_pb2.Platform
-    def __init__(self, platform: _Optional[_Union[_platform_pb2.Platform, _Mapping]] = ...) -> None: ...
+    def __init__(self, platform: _Optional[_Union[_platform_pb2.Platform, _Mapping[str, object]]] = ...) -> None: ...
 
 class StopSandboxRequest(_message.Message):
     __slots__ = ("sandbox_id", "timeout_secs")
@@ -95,7 +95,7 @@ class UpdateSandboxRequest(_message.Message):
     sandbox_id: str
     resources: _any_pb2.Any
     annotations: _containers.ScalarMap[str, str]
-    def __init__(self, sandbox_id: _Optional[str] = ..., resources: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., resources: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class WaitSandboxRequest(_message.Message):
     __slots__ = ("sandbox_id",)
@@ -109,7 +109,7 @@ class WaitSandboxResponse(_message.Message):
     EXITED_AT_FIELD_NUMBER: _ClassVar[int]
     exit_status: int
     exited_at: _timestamp_pb2.Timestamp
-    def __init__(self, exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateSandboxResponse(_message.Message):
     __slots__ = ()
@@ -146,7 +146,7 @@ class SandboxStatusResponse(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     exited_at: _timestamp_pb2.Timestamp
     extra: _any_pb2.Any
-    def __init__(self, sandbox_id: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., info: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., extra: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, sandbox_id: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., info: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., extra: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class PingRequest(_message.Message):
     __slots__ = ("sandbox_id",)
@@ -178,4 +178,4 @@ class SandboxMetricsResponse(_message.Message):
     __slots__ = ("metrics",)
     METRICS_FIELD_NUMBER: _ClassVar[int]
     metrics: _metrics_pb2.Metric
-    def __init__(self, metrics: _Optional[_Union[_metrics_pb2.Metric, _Mapping]] = ...) -> None: ...
+    def __init__(self, metrics: _Optional[_Union[_metrics_pb2.Metric, _Mapping[str, object]]] = ...) -> None: ...

@@ -36,7 +36,7 @@ class Plugin(_message.Message):
     exports: _containers.ScalarMap[str, str]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     init_err: _status_pb2.Status
-    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., requires: _Optional[_Iterable[str]] = ..., platforms: _Optional[_Iterable[_Union[_platform_pb2.Platform, _Mapping]]] = ..., exports: _Optional[_Mapping[str, str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., init_err: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., requires: _Optional[_Iterable[str]] = ..., platforms: _Optional[_Iterable[_Union[_platform_pb2.Platform, _Mapping[str, object]]]] = ..., exports: _Optional[_Mapping[str, str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., init_err: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ...) -> None: ...
 
 class PluginsRequest(_message.Message):
     __slots__ = ("filters",)
@@ -48,7 +48,7 @@ class PluginsResponse(_message.Message):
     __slots__ = ("plugins",)
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     plugins: _containers.RepeatedCompositeFieldContainer[Plugin]
-    def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
+    def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ServerResponse(_message.Message):
     __slots__ = ("uuid", "pid", "pidns", "deprecations")
@@ -60,7 +60,7 @@ class ServerResponse(_message.Message):
     pid: int
     pidns: int
     deprecations: _containers.RepeatedCompositeFieldContainer[DeprecationWarning]
-    def __init__(self, uuid: _Optional[str] = ..., pid: _Optional[int] = ..., pidns: _Optional[int] = ..., deprecations: _Optional[_Iterable[_Union[DeprecationWarning, _Mapping]]] = ...) -> None: ...
+    def __init__(self, uuid: _Optional[str] = ..., pid: _Optional[int] = ..., pidns: _Optional[int] = ..., deprecations: _Optional[_Iterable[_Union[DeprecationWarning, _Mapping[str, object]]]] = ...) -> None: ...
 
 class DeprecationWarning(_message.Message):
     __slots__ = ("id", "message", "last_occurrence")
@@ -70,7 +70,7 @@ class DeprecationWarning(_message.Message):
     id: str
     message: str
     last_occurrence: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., message: _Optional[str] = ..., last_occurrence: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., message: _Optional[str] = ..., last_occurrence: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ...) -> None: ...
 
 class PluginInfoRequest(_message.Message):
     __slots__ = ("type", "id", "options")
@@ -80,7 +80,7 @@ class PluginInfoRequest(_message.Message):
     type: str
     id: str
     options: _any_pb2.Any
-    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., options: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., options: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class PluginInfoResponse(_message.Message):
     __slots__ = ("plugin", "extra")
@@ -88,4 +88,4 @@ class PluginInfoResponse(_message.Message):
     EXTRA_FIELD_NUMBER: _ClassVar[int]
     plugin: Plugin
     extra: _any_pb2.Any
-    def __init__(self, plugin: _Optional[_Union[Plugin, _Mapping]] = ..., extra: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, plugin: _Optional[_Union[Plugin, _Mapping[str, object]]] = ..., extra: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ...) -> None: ...

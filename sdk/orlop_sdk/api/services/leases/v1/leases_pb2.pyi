@@ -25,7 +25,7 @@ class Lease(_message.Message):
     id: str
     created_at: _timestamp_pb2.Timestamp
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CreateRequest(_message.Message):
     __slots__ = ("id", "labels")
@@ -46,7 +46,7 @@ class CreateResponse(_message.Message):
     __slots__ = ("lease",)
     LEASE_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping[str, object]]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("id", "sync")
@@ -66,7 +66,7 @@ class ListResponse(_message.Message):
     __slots__ = ("leases",)
     LEASES_FIELD_NUMBER: _ClassVar[int]
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
-    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Resource(_message.Message):
     __slots__ = ("id", "type")
@@ -82,7 +82,7 @@ class AddResourceRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     resource: Resource
-    def __init__(self, id: _Optional[str] = ..., resource: _Optional[_Union[Resource, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., resource: _Optional[_Union[Resource, _Mapping[str, object]]] = ...) -> None: ...
 
 class DeleteResourceRequest(_message.Message):
     __slots__ = ("id", "resource")
@@ -90,7 +90,7 @@ class DeleteResourceRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     resource: Resource
-    def __init__(self, id: _Optional[str] = ..., resource: _Optional[_Union[Resource, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., resource: _Optional[_Union[Resource, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListResourcesRequest(_message.Message):
     __slots__ = ("id",)
@@ -102,4 +102,4 @@ class ListResourcesResponse(_message.Message):
     __slots__ = ("resources",)
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     resources: _containers.RepeatedCompositeFieldContainer[Resource]
-    def __init__(self, resources: _Optional[_Iterable[_Union[Resource, _Mapping]]] = ...) -> None: ...
+    def __init__(self, resources: _Optional[_Iterable[_Union[Resource, _Mapping[str, object]]]] = ...) -> None: ...

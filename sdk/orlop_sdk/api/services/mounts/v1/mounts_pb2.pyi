@@ -26,13 +26,13 @@ class ActivateRequest(_message.Message):
     mounts: _containers.RepeatedCompositeFieldContainer[_mount_pb2.Mount]
     labels: _containers.ScalarMap[str, str]
     temporary: bool
-    def __init__(self, name: _Optional[str] = ..., mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., temporary: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping[str, object]]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., temporary: _Optional[bool] = ...) -> None: ...
 
 class ActivateResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: _mount_pb2.ActivationInfo
-    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping[str, object]]] = ...) -> None: ...
 
 class DeactivateRequest(_message.Message):
     __slots__ = ("name",)
@@ -50,7 +50,7 @@ class InfoResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: _mount_pb2.ActivationInfo
-    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
     __slots__ = ("info", "update_mask")
@@ -58,13 +58,13 @@ class UpdateRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
     info: _mount_pb2.ActivationInfo
     update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping[str, object]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: _mount_pb2.ActivationInfo
-    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("filters",)
@@ -76,4 +76,4 @@ class ListMessage(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: _mount_pb2.ActivationInfo
-    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[_mount_pb2.ActivationInfo, _Mapping[str, object]]] = ...) -> None: ...

@@ -47,7 +47,7 @@ class PrepareSnapshotResponse(_message.Message):
     __slots__ = ("mounts",)
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[_mount_pb2.Mount]
-    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping]]] = ...) -> None: ...
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ViewSnapshotRequest(_message.Message):
     __slots__ = ("snapshotter", "key", "parent", "labels")
@@ -72,7 +72,7 @@ class ViewSnapshotResponse(_message.Message):
     __slots__ = ("mounts",)
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[_mount_pb2.Mount]
-    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping]]] = ...) -> None: ...
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping[str, object]]]] = ...) -> None: ...
 
 class MountsRequest(_message.Message):
     __slots__ = ("snapshotter", "key")
@@ -86,7 +86,7 @@ class MountsResponse(_message.Message):
     __slots__ = ("mounts",)
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[_mount_pb2.Mount]
-    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping]]] = ...) -> None: ...
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_mount_pb2.Mount, _Mapping[str, object]]]] = ...) -> None: ...
 
 class RemoveSnapshotRequest(_message.Message):
     __slots__ = ("snapshotter", "key")
@@ -146,13 +146,13 @@ class Info(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., parent: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., parent: _Optional[str] = ..., kind: _Optional[_Union[Kind, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class StatSnapshotResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: Info
-    def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[Info, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateSnapshotRequest(_message.Message):
     __slots__ = ("snapshotter", "info", "update_mask")
@@ -162,13 +162,13 @@ class UpdateSnapshotRequest(_message.Message):
     snapshotter: str
     info: Info
     update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, snapshotter: _Optional[str] = ..., info: _Optional[_Union[Info, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+    def __init__(self, snapshotter: _Optional[str] = ..., info: _Optional[_Union[Info, _Mapping[str, object]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping[str, object]]] = ...) -> None: ...
 
 class UpdateSnapshotResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: Info
-    def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[Info, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListSnapshotsRequest(_message.Message):
     __slots__ = ("snapshotter", "filters")
@@ -182,7 +182,7 @@ class ListSnapshotsResponse(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: _containers.RepeatedCompositeFieldContainer[Info]
-    def __init__(self, info: _Optional[_Iterable[_Union[Info, _Mapping]]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Iterable[_Union[Info, _Mapping[str, object]]]] = ...) -> None: ...
 
 class UsageRequest(_message.Message):
     __slots__ = ("snapshotter", "key")

@@ -15,7 +15,7 @@ class TransferRequest(_message.Message):
     source: _any_pb2.Any
     destination: _any_pb2.Any
     options: TransferOptions
-    def __init__(self, source: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., destination: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., options: _Optional[_Union[TransferOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, source: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ..., destination: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ..., options: _Optional[_Union[TransferOptions, _Mapping[str, object]]] = ...) -> None: ...
 
 class TransferOptions(_message.Message):
     __slots__ = ("progress_stream",)

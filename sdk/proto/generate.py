@@ -32,12 +32,13 @@ def tidy(stub: Path) -> None:
     """Make a type stub of protoc's acceptable to strict type checkers.
 
     Declarations that are no Python are removed, as of the enum value ``None``, which only ``getattr`` reaches; a bare
-    ``Mapping`` gets its parameters.
+    ``Mapping`` and ``**kwargs`` get their types.
     """
     keywords = "|".join(keyword.kwlist)
     text = stub.read_text(encoding="utf-8")
     text = re.sub(rf"^ *(?:{keywords}): .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\b_Mapping\](?!\[)", "_Mapping[str, object]]", text)
+    text = text.replace("**kwargs)", "**kwargs: object)")
     stub.write_text(text, encoding="utf-8")
 
 

@@ -867,7 +867,7 @@ class LinuxIOPriority(_message.Message):
     CLASS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     priority: int
-    def __init__(self, priority: _Optional[int] = ..., **kwargs) -> None: ...
+    def __init__(self, priority: _Optional[int] = ..., **kwargs: object) -> None: ...
 
 class LinuxNetDevice(_message.Message):
     __slots__ = ("name",)

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plugin is: a type, a registration, a config model, and a context to be initialised in.
+
+All of it is data. Importing a module that registers a plugin has no effect; nothing happens until the registry calls
+the factory. A whole plugin::
+
+    class Config(PluginConfig):
+        root_path: Path | None = None
+        '''Where snapshots are kept; the plugin's own root when unset.'''
+
+    @snapshotter("demo", config=Config, capabilities=("rebase",))
+    async def demo(ctx: InitContext[Config]) -> Snapshotter:
+        return DemoSnapshotter(ctx.config.root_path or ctx.root)
+
+and in its ``pyproject.toml``::
+
+    [project.entry-points."orlop.snapshotter.v1"]
+    demo = "orlop_demo:demo"
+
+The entry point's group says the type and its name is the plugin's id, so that a disabled plugin is known, and
+reported, without importing it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+C = TypeVar("C", bound="PluginConfig")
+
+
+class PluginConfig(BaseModel):
+    """Base of a plugin's config model: its ``[plugins."<uri>"]`` table, typed.
+
+    Models are frozen and closed; the docstring below a field is its documentation everywhere. Spell keys as
+    containerd does; a key that is no Python identifier gets an alias.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_alias=True, validate_by_name=True
+    )
+
+
+class NoConfig(PluginConfig):
+    """The model of a plugin without settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a plugin needs: any plugin of a type, or exactly one by id. An *optional* one only orders the two."""
+
+    type: str
+    id: str = ""
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.type}.{self.id}" if self.id else self.type
+
+
+@dataclass(frozen=True)
+class PluginType(Generic[T]):
+    """A kind of plugin and the interface its instances implement.
+
+    Third parties declare types of their own the same way, under the entry-point group ``orlop.plugin_type.v1``.
+    """
+
+    name: str
+    """For example ``io.containerd.snapshotter.v1``; the plugin's URI is ``<name>.<id>``."""
+    interface: type[T]
+    """A runtime-checkable protocol."""
+    group: str
+    """Entry-point group of its plugins, for example ``orlop.snapshotter.v1``."""
+    many: bool = False
+    """Whether more than one plugin of this type may be active."""
+
+    def plugin(
+        self,
+        id: str,
+        *,
+        config: type[C] = NoConfig,  # type: ignore[assignment]  # the default binds C to NoConfig
+        requires: Sequence[PluginType[Any] | Requirement] = (),
+        platforms: Sequence[str] = (),
+        capabilities: Sequence[str] = (),
+        exports: Mapping[str, str] | None = None,
+    ) -> Callable[[Callable[[InitContext[C]], Awaitable[T]]], Registration[C, T]]:
+        """Decorate a factory, which gives its `Registration`.
+
+        *platforms* (``linux/amd64``) limit where it runs, none means everywhere; *capabilities* and *exports* are
+        shown to clients.
+        """
+
+        def register(factory: Callable[[InitContext[C]], Awaitable[T]]) -> Registration[C, T]:
+            return Registration(
+                type=self,
+                id=id,
+                config=config,
+                requires=tuple(need.any() if isinstance(need, PluginType) else need for need in requires),
+                factory=factory,
+                platforms=tuple(platforms),
+                capabilities=tuple(capabilities),
+                exports=dict(exports or {}),
+            )
+
+        return register
+
+    def any(self) -> Requirement:
+        """Requires at least one working plugin of this type."""
+        return Requirement(self.name)
+
+    def exact(self, id: str, *, optional: bool = False) -> Requirement:
+        """Requires the plugin of this type with that id."""
+        return Requirement(self.name, id, optional)
+
+    def optional(self) -> Requirement:
+        """Initialised after all plugins of this type, however many work."""
+        return Requirement(self.name, optional=True)
+
+
+@dataclass(frozen=True)
+class Registration(Generic[C, T]):
+    """One plugin, declared. See `PluginType.plugin`."""
+
+    type: PluginType[T]
+    id: str
+    factory: Callable[[InitContext[C]], Awaitable[T]]
+    config: builtins.type[C]
+    requires: tuple[Requirement, ...] = ()
+    platforms: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """``<type>.<id>``: the name of the plugin in config, logs and clients."""
+        return f"{self.type.name}.{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyTarget:
+    """One table of ``[proxy_plugins]`` or ``[stream_processors]``, as its proxy kind gets it."""
+
+    address: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """What the registry knows of one plugin."""
+
+    type: str
+    id: str
+    state: str
+    """``disabled``, ``skipped``, ``failed``, ``ok``, or ``waiting`` before its turn."""
+    reason: str = ""
+    """Why it is not ok, with the remedy."""
+    cause: str = ""
+    """URI of the plugin at the root of the chain when the reason lies elsewhere."""
+    origin: str = ""
+    """Who declared it: ``dist 1.0 (entry point name = module:attr)`` or ``file:line``."""
+    requires: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Time its factory took."""
+
+    @property
+    def uri(self) -> str:
+        """``<type>.<id>``"""
+        return f"{self.type}.{self.id}"
+
+
+@runtime_checkable
+class Plugins(Protocol):
+    """The registry as plugins see it: what is there, and how it is."""
+
+    def statuses(self) -> list[PluginStatus]:
+        """All plugins, in the order of their initialisation."""
+        ...
+
+    def instance(self, uri: str) -> object | None:
+        """The live instance, or None unless the plugin is ok."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What the config's reader warned about, with file and line."""
+        ...
+
+
+class InitContext(Generic[C]):
+    """What a factory gets: its config, its directories, and the plugins it required.
+
+    ``properties`` are facts of the program that embeds the kernel (the daemon gives ``version``, ``revision``,
+    ``grpc.address`` and ``ttrpc.address``).
+    """
+
+    def __init__(
+        self,
+        registration: Registration[C, Any],
+        config: C,
+        *,
+        root: Path,
+        state: Path,
+        resolver: Resolver,
+        properties: Mapping[str, str],
+        timeouts: Mapping[str, float],
+    ) -> None:
+        self.uri: Final = registration.uri
+        self.id: Final = registration.id
+        self.config: Final = config
+        self.properties: Final = properties
+        self.log: Final = logging.getLogger(f"orlop.{registration.uri}")
+        self.exports: Final[dict[str, str]] = dict(registration.exports)
+        self._root = root
+        self._state = state
+        self._resolver = resolver
+        self._timeouts = timeouts
+
+    @property
+    def root(self) -> Path:
+        """The plugin's own directory for what must last (``<root>/<uri>``), made on first use, mode 0700."""
+        return _directory(self._root / self.uri)
+
+    @property
+    def state(self) -> Path:
+        """The plugin's own directory for what a reboot may take (``<state>/<uri>``), made on first use, mode 0711."""
+        return _directory(self._state / self.uri, 0o711)
+
+    @property
+    def daemon_root(self) -> Path:
+        """The root that all plugins share; only for layouts that other programs rely on."""
+        return self._root
+
+    @property
+    def daemon_state(self) -> Path:
+        """The state directory that all plugins share; only for layouts that other programs rely on."""
+        return self._state
+
+    @property
+    def plugins(self) -> Plugins:
+        """The registry's view of all plugins."""
+        return self._resolver.plugins
+
+    @property
+    def hooks(self) -> Any:
+        """Caller of the hooks in `orlop.hooks`: ``ctx.hooks.orlop_adjust_spec(...)``."""
+        return self._resolver.hooks
+
+    def get(self, type: PluginType[T], id: str = "") -> T:
+        """The one working plugin of *type*, or the one with that id. Must have been required.
+
+        Raises `orlop.errors.RequirementError` with the root cause when it is not there.
+        """
+        return self._resolver.get(type, id)
+
+    def all(self, type: PluginType[T]) -> Mapping[str, T]:
+        """All working plugins of *type* by id. A live view: it follows plugins that come and go."""
+        return self._resolver.all(type)
+
+    def timeout(self, name: str, default: float) -> float:
+        """Seconds from the config's ``[timeouts]`` table (``io.containerd.timeout.shim.load``); 0 means none."""
+        return self._timeouts.get(name, default)
+
+    def export(self, key: str, value: str) -> None:
+        """Tell clients a fact that is known at initialisation only (a snapshotter's ``root``)."""
+        self.exports[key] = value
+
+
+class Resolver(Protocol):
+    """How an `InitContext` reaches the registry."""
+
+    @property
+    def plugins(self) -> Plugins: ...
+
+    @property
+    def hooks(self) -> Any: ...
+
+    def get(self, type: PluginType[T], id: str) -> T: ...
+
+    def all(self, type: PluginType[T]) -> Mapping[str, T]: ...
+
+
+def _directory(path: Path, mode: int = 0o700) -> Path:
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    return path
+
+
+TYPE_GROUP: Final = "orlop.plugin_type.v1"
+"""Entry-point group in which distributions declare plugin types."""

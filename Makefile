@@ -28,7 +28,7 @@ bench: .venv/.stamp ## measure against containerd and print both sides
 	@set -e; for program in $(wildcard tests/benchmarks/bench_*.py); do $(python) $$program $(ARGS); done
 
 proto: .venv/.stamp ## generate the SDK's wire modules from its .proto files
-	@$(python) -m orlop_sdk.build_proto
+	@$(python) sdk/proto/generate.py
 
 lock: .venv/.stamp ## resolve all dependencies anew into requirements.lock; ARGS=--upgrade takes newer ones
 	@.ci/lock $(ARGS)

@@ -3,7 +3,8 @@
 
 Usage: ``python sdk/proto/generate.py [OUT]``, where OUT (default: ``sdk``) becomes the root of ``orlop_sdk/api/``.
 
-Only messages are generated (``*_pb2.py`` with typed ``*_pb2.pyi``). Services need no stub classes: clients and servers
+Besides, ``index.py`` there says which module holds each service and top-level message, so that either is found by name
+without importing all. Only messages are generated (``*_pb2.py`` with typed ``*_pb2.pyi``). Services need no stub classes: clients and servers
 read their methods from the descriptors.
 """
 
@@ -12,14 +13,25 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+import tempfile
 from importlib import resources
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import status_pb2
 from grpc_tools import protoc
 
 SOURCES = Path(__file__).resolve().parent
-GENERATED = ("*_pb2.py", "*_pb2.pyi")
+GENERATED = ("*_pb2.py", "*_pb2.pyi", "index.py")
+INDEX_HEAD = '''# SPDX-License-Identifier: Apache-2.0
+"""Which module holds a service or a top-level message, by full name. Generated: ``make proto``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MODULES: Final[dict[str, str]] = {
+'''
 
 
 def include_paths() -> list[Path]:
@@ -42,6 +54,19 @@ def tidy(stub: Path) -> None:
     stub.write_text(text, encoding="utf-8")
 
 
+def write_index(api: Path, descriptors: FileDescriptorSet) -> Path:
+    """Write the module that maps full names of services and top-level messages to modules."""
+    rows = {
+        f"{file.package}.{item.name}": file.name.removesuffix(".proto").replace("/", ".") + "_pb2"
+        for file in descriptors.file
+        for item in (*file.service, *file.message_type)
+    }
+    lines = (f'    "{name}": "{module}",\n' for name, module in sorted(rows.items()))
+    index = api / "index.py"
+    index.write_text(INDEX_HEAD + "".join(lines) + "}\n", encoding="utf-8")
+    return index
+
+
 def generate(out: Path) -> list[Path]:
     """Compile every source into ``out`` and return the files made; ones that no source makes any more are removed.
 
@@ -56,8 +81,11 @@ def generate(out: Path) -> list[Path]:
             stale.unlink()
     out.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{path}" for path in include_paths()]
-    if protoc.main(["protoc", *includes, f"--python_out={out}", f"--pyi_out={out}", *sources]) != 0:
-        raise RuntimeError("protoc failed")
+    with tempfile.NamedTemporaryFile() as described:
+        outputs = [f"--python_out={out}", f"--pyi_out={out}", f"--descriptor_set_out={described.name}"]
+        if protoc.main(["protoc", *includes, *outputs, *sources]) != 0:
+            raise RuntimeError("protoc failed")
+        write_index(api, FileDescriptorSet.FromString(Path(described.name).read_bytes()))
     for stub in api.rglob("*_pb2.pyi"):
         tidy(stub)
     return sorted(path for pattern in GENERATED for path in api.rglob(pattern))

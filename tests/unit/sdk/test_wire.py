@@ -174,7 +174,7 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools", reason="needs grpcio-tools to generate again; install the dev dependencies")
     made = runpy.run_path(str(GENERATOR))["generate"](tmp_path)
     fresh = {str(path.relative_to(tmp_path / "orlop_sdk" / "api")): path.read_bytes() for path in made}
-    committed = {str(path.relative_to(API)): path.read_bytes() for path in API.rglob("*_pb2.py*")}
+    committed = {str(path.relative_to(API)): path.read_bytes() for path in (*API.rglob("*_pb2.py*"), API / "index.py")}
     assert sorted(fresh) == sorted(committed)
     stale = [name for name, data in fresh.items() if committed[name] != data]
     assert not stale, "run `make proto`"

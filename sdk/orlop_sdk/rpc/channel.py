@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a `orlop_sdk.rpc.stub.Stub` needs of a channel, and how metadata and context become one another.
+
+``grpc.aio.Channel`` is such a channel; `orlop_sdk.rpc.local.LocalChannel` and `orlop_sdk.ttrpc.client.Client` are too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+from orlop import context
+
+T = TypeVar("T")
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_NAMESPACE_KEYS: Final = (context.NAMESPACE_HEADER, context.TTRPC_NAMESPACE_HEADER)
+
+
+class Channel(Protocol):
+    """Makes callables out of method paths, one kind for each way of streaming.
+
+    Each takes the path, a serializer for requests and a deserializer for responses, and returns a callable that takes
+    the request (or an async iterable of requests) and the keywords ``timeout`` (seconds) and ``metadata``. What that
+    returns is awaited for the one response, or iterated over for several; either has ``cancel()``.
+    """
+
+    def unary_unary(self, method: str, *codecs: Any) -> Callable[..., Any]: ...
+
+    def unary_stream(self, method: str, *codecs: Any) -> Callable[..., Any]: ...
+
+    def stream_unary(self, method: str, *codecs: Any) -> Callable[..., Any]: ...
+
+    def stream_stream(self, method: str, *codecs: Any) -> Callable[..., Any]: ...
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+def outgoing(metadata: Metadata = ()) -> list[tuple[str, str | bytes]]:
+    """Metadata for a call: the caller's own, and namespace and lease of the context unless it has these already."""
+    pairs = list(metadata)
+    present = {key.lower() for key, _ in pairs}
+    for key, value in (
+        (context.NAMESPACE_HEADER, context.namespace_or_none()),
+        (context.LEASE_HEADER, context.lease()),
+    ):
+        if value is not None and key not in present:
+            pairs.append((key, value))
+    return pairs
+
+
+def incoming(metadata: Metadata) -> AbstractContextManager[None]:
+    """The scope that a call with this metadata runs in. Of several values the first counts."""
+    found: dict[str, str] = {}
+    for key, value in metadata:
+        found.setdefault(key.lower(), value if isinstance(value, str) else value.decode("utf-8", "replace"))
+    namespace = next((found[key] for key in _NAMESPACE_KEYS if key in found), None)
+    return context.scope(namespace=namespace, lease=found.get(context.LEASE_HEADER))
+
+
+@asynccontextmanager
+async def closing(iterator: AsyncIterable[T]) -> AsyncIterator[AsyncIterable[T]]:
+    """Close an async iterator at the end, if it can be closed: generators can, other iterators need not."""
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, _Closable):
+            await iterator.aclose()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve tables of methods with grpc.aio, while they change: services come and go without a restart.
+
+::
+
+    server = grpc.aio.server(options=message_limits())
+    server.add_generic_rpc_handlers((TableHandler(methods),))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from orlop.errors import InvalidArgument, OrlopError
+from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk.rpc.channel import Metadata, closing, incoming
+from orlop_sdk.rpc.status import failure
+
+#: Largest message either way, in bytes; containerd's limit.
+MAX_MESSAGE: Final = 16 << 20
+#: Status texts travel in a header, for which clients set limits of as little as 8 KiB.
+MAX_STATUS_TEXT: Final = 2048
+
+_STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[bytes | None]]
+
+
+def message_limits(limit: int = MAX_MESSAGE) -> list[tuple[str, int]]:
+    """Options for a server or a channel that bound messages in both directions to *limit* bytes."""
+    return [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
+
+
+class TableHandler(grpc.GenericRpcHandler):
+    """Answers every method that is in a table at the time of the call.
+
+    ``methods`` maps full paths to methods. Handlers run in the namespace and lease that the call's metadata name. An
+    error of `orlop.errors` becomes its status code with its text; any other exception is logged, and the client gets
+    the text without a traceback.
+    """
+
+    def __init__(self, methods: Mapping[str, RpcMethod]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler for a call, or None, which grpc answers with UNIMPLEMENTED."""
+        path = str(handler_call_details.method)
+        method = self._methods.get(path)
+        if method is None:
+            return None
+        metadata = tuple(handler_call_details.invocation_metadata or ())
+        behaviour = _guarded(path, metadata, _many(method) if method.server_streaming else _one(method))
+        return _MAKERS[method.client_streaming, method.server_streaming](behaviour)
+
+
+# Messages pass as bytes and are decoded here, so that a malformed one gets a proper status.
+_MAKERS: Final[dict[tuple[bool, bool], Callable[[Any], grpc.RpcMethodHandler[Any, Any]]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _guarded(path: str, metadata: Metadata, behaviour: Behaviour) -> Behaviour:
+    async def run(argument: Any, context: Context) -> bytes | None:
+        try:
+            with incoming(metadata):
+                return await behaviour(argument, context)
+        # The edge: whatever a handler raises, the client gets a status; `failure` logs what is a bug.
+        except Exception as error:
+            told = failure(error, path)
+        await _abort(context, told)
+
+    return run
+
+
+async def _abort(context: Context, error: OrlopError) -> NoReturn:
+    text = str(error)
+    if len(text) > MAX_STATUS_TEXT:
+        text = f"{text[:MAX_STATUS_TEXT]}... ({len(text)} characters)"
+    await context.abort(_STATUS_CODES[error.code], text)
+
+
+def _one(method: RpcMethod) -> Behaviour:
+    async def behaviour(argument: Any, _context: Context) -> bytes:
+        response = await method.handler(_argument(method, argument))
+        return bytes(response.SerializeToString())
+
+    return behaviour
+
+
+def _many(method: RpcMethod) -> Behaviour:
+    # A coroutine that writes, not a generator: its scope and clean-up then belong to the call's own task.
+    async def behaviour(argument: Any, context: Context) -> None:
+        async with closing(method.handler(_argument(method, argument))) as responses:
+            async for response in responses:
+                await context.write(response.SerializeToString())
+
+    return behaviour
+
+
+def _argument(method: RpcMethod, argument: Any) -> Any:
+    return _decoded(method, argument) if method.client_streaming else _decode(method, argument)
+
+
+def _decode(method: RpcMethod, data: bytes) -> Any:
+    try:
+        return method.request.FromString(data)
+    except DecodeError as error:
+        raise InvalidArgument(f"request of {len(data)} bytes: not a {method.request.__name__}") from error
+
+
+async def _decoded(method: RpcMethod, messages: AsyncIterable[bytes]) -> AsyncIterator[Any]:
+    async for data in messages:
+        yield _decode(method, data)

@@ -7,17 +7,36 @@ Times are timezone-aware UTC datetimes. Sizes are bytes. Digests are strings ``<
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from orlop.errors import InvalidArgument
 
+
+class _Empty(Mapping[str, str]):
+    """No keys at all. Hashable, unlike a mapping proxy before Python 3.12: dataclasses want that of defaults."""
+
+    def __getitem__(self, key: str) -> str:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+
 #: The empty mapping that frozen values may share.
-EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
+EMPTY: Final[Mapping[str, str]] = _Empty()
 #: "Never": what an unset timestamp is on the wire and here.
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What messages of all services are made of: timestamps, ``Any``, descriptors, mounts, platforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orlop.errors import InvalidArgument
+from orlop.values import EPOCH, AnyMessage, Descriptor, Mount, Platform
+from orlop_sdk.api.types import descriptor_pb2, mount_pb2, platform_pb2
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+#: Seconds of the first instant of year 1, which Go programs send for "no time".
+_GO_ZERO: Final = -62135596800
+
+
+def time_to_wire(time: datetime) -> Timestamp | None:
+    """The timestamp of a time; None, which leaves a field unset, for `EPOCH`.
+
+    A time without zone is taken as UTC.
+    """
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
+    if not seconds and not microseconds:
+        return None
+    return Timestamp(seconds=seconds, nanos=microseconds * 1000)
+
+
+def time_from_wire(timestamp: Timestamp) -> datetime:
+    """The time of a timestamp, cut to microseconds; `EPOCH` for an unset one, and for Go's zero time.
+
+    Raises `InvalidArgument` for what is no date of the years 1 to 9999.
+    """
+    if timestamp.seconds == _GO_ZERO:
+        return EPOCH
+    try:
+        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    except OverflowError as error:
+        raise InvalidArgument(f"timestamp of {timestamp.seconds} seconds: not between the years 1 and 9999") from error
+
+
+def any_to_wire(message: AnyMessage | None) -> Any | None:
+    """The ``Any`` of a payload; None leaves a field unset."""
+    return None if message is None else Any(type_url=message.type_url, value=message.value)
+
+
+def any_from_wire(message: Any) -> AnyMessage | None:
+    """The payload of an ``Any``, or None for one without type and bytes, as an unset field reads."""
+    if not message.type_url and not message.value:
+        return None
+    return AnyMessage(message.type_url, message.value)
+
+
+def payload_from_wire(message: Any) -> AnyMessage:
+    """The payload of an ``Any`` where there must be one; an unset one is an `AnyMessage` of empty type."""
+    return AnyMessage(message.type_url, message.value)
+
+
+def payloads_to_wire(payloads: Mapping[str, AnyMessage]) -> dict[str, Any]:
+    """A map of named payloads, for the constructor of a message."""
+    return {key: Any(type_url=payload.type_url, value=payload.value) for key, payload in payloads.items()}
+
+
+def payloads_from_wire(payloads: Mapping[str, Any]) -> dict[str, AnyMessage]:
+    """A map of named payloads."""
+    return {key: payload_from_wire(payload) for key, payload in payloads.items()}
+
+
+def descriptor_to_wire(descriptor: Descriptor) -> descriptor_pb2.Descriptor:
+    """``containerd.types.Descriptor``."""
+    return descriptor_pb2.Descriptor(
+        media_type=descriptor.media_type,
+        digest=descriptor.digest,
+        size=descriptor.size,
+        annotations=dict(descriptor.annotations),
+    )
+
+
+def descriptor_from_wire(message: descriptor_pb2.Descriptor) -> Descriptor:
+    """A descriptor; an unset message gives one without digest."""
+    return Descriptor(message.media_type, message.digest, message.size, dict(message.annotations))
+
+
+def mount_to_wire(mount: Mount) -> mount_pb2.Mount:
+    """``containerd.types.Mount``."""
+    return mount_pb2.Mount(type=mount.type, source=mount.source, target=mount.target, options=mount.options)
+
+
+def mount_from_wire(message: mount_pb2.Mount) -> Mount:
+    """One mount."""
+    return Mount(message.type, message.source, message.target, tuple(message.options))
+
+
+def mounts_to_wire(mounts: Iterable[Mount]) -> list[mount_pb2.Mount]:
+    """Mounts in their order."""
+    return [mount_to_wire(mount) for mount in mounts]
+
+
+def mounts_from_wire(messages: Iterable[mount_pb2.Mount]) -> list[Mount]:
+    """Mounts in their order."""
+    return [mount_from_wire(message) for message in messages]
+
+
+def platform_to_wire(platform: Platform) -> platform_pb2.Platform:
+    """``containerd.types.Platform``."""
+    return platform_pb2.Platform(
+        os=platform.os,
+        architecture=platform.architecture,
+        variant=platform.variant,
+        os_version=platform.os_version,
+        os_features=platform.os_features,
+    )
+
+
+def platform_from_wire(message: platform_pb2.Platform) -> Platform:
+    """A platform, as it was sent."""
+    return Platform(message.os, message.architecture, message.variant, message.os_version, tuple(message.os_features))

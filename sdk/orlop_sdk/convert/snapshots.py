@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots and ``containerd.services.snapshots.v1``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orlop.errors import InvalidArgument
+from orlop.values import SnapshotInfo, SnapshotKind, Usage
+from orlop_sdk.api.services.snapshots.v1 import snapshots_pb2
+from orlop_sdk.convert.common import time_from_wire, time_to_wire
+
+_KINDS: Final = {
+    SnapshotKind.UNKNOWN: snapshots_pb2.Kind.UNKNOWN,
+    SnapshotKind.VIEW: snapshots_pb2.Kind.VIEW,
+    SnapshotKind.ACTIVE: snapshots_pb2.Kind.ACTIVE,
+    SnapshotKind.COMMITTED: snapshots_pb2.Kind.COMMITTED,
+}
+
+
+def info_to_wire(info: SnapshotInfo) -> snapshots_pb2.Info:
+    """``Info`` of a snapshot."""
+    return snapshots_pb2.Info(
+        name=info.name,
+        parent=info.parent,
+        kind=_KINDS[info.kind],
+        created_at=time_to_wire(info.created_at),
+        updated_at=time_to_wire(info.updated_at),
+        labels=dict(info.labels),
+    )
+
+
+def info_from_wire(message: snapshots_pb2.Info) -> SnapshotInfo:
+    """What is known of a snapshot. Raises `InvalidArgument` for a kind that does not exist."""
+    try:
+        kind = SnapshotKind(message.kind)
+    except ValueError as error:
+        raise InvalidArgument(f'snapshot "{message.name}": there is no kind {message.kind}') from error
+    return SnapshotInfo(
+        kind=kind,
+        name=message.name,
+        parent=message.parent,
+        labels=dict(message.labels),
+        created_at=time_from_wire(message.created_at),
+        updated_at=time_from_wire(message.updated_at),
+    )
+
+
+def usage_to_wire(usage: Usage) -> snapshots_pb2.UsageResponse:
+    """``UsageResponse`` of a disk use."""
+    return snapshots_pb2.UsageResponse(size=usage.size, inodes=usage.inodes)
+
+
+def usage_from_wire(message: snapshots_pb2.UsageResponse) -> Usage:
+    """The disk use in a ``UsageResponse``."""
+    return Usage(message.size, message.inodes)

@@ -189,7 +189,7 @@ def test_no_module_is_a_catch_all() -> None:
     assert [
         str(path)
         for path in product_files()
-        if {"utils", "util", "helpers", "common"} & set(path.with_suffix("").parts)
+        if {"util", "utils", "helper", "helpers"} & set(path.with_suffix("").parts)
     ] == []
 
 

@@ -173,7 +173,7 @@ class PluginStatus:
 
     @property
     def uri(self) -> str:
-        """``<type>.<id>``"""
+        """The plugin's name everywhere: ``<type>.<id>``."""
         return f"{self.type}.{self.id}"
 
 
@@ -277,14 +277,22 @@ class Resolver(Protocol):
     """How an `InitContext` reaches the registry."""
 
     @property
-    def plugins(self) -> Plugins: ...
+    def plugins(self) -> Plugins:
+        """The registry's view of all plugins."""
+        ...
 
     @property
-    def hooks(self) -> Any: ...
+    def hooks(self) -> Any:
+        """Caller of all hooks."""
+        ...
 
-    def get(self, type: PluginType[T], id: str) -> T: ...
+    def get(self, type: PluginType[T], id: str) -> T:
+        """See `InitContext.get`."""
+        ...
 
-    def all(self, type: PluginType[T]) -> Mapping[str, T]: ...
+    def all(self, type: PluginType[T]) -> Mapping[str, T]:
+        """See `InitContext.all`."""
+        ...
 
 
 def _directory(path: Path, mode: int = 0o700) -> Path:

@@ -60,3 +60,6 @@ class Differ(Protocol):
 DIFFER: Final = PluginType("io.containerd.differ.v1", Differ, group="orlop.differ.v1", many=True)
 differ = DIFFER.plugin
 """Decorator that declares a differ plugin."""
+DIFF_SERVICE: Final = PluginType("io.containerd.service.v1", Differ, group="orlop.service.v1", many=True)
+diff_service = DIFF_SERVICE.plugin
+"""Decorator that declares the differ that asks the others in their configured order. Its id is ``diff-service``."""

@@ -182,22 +182,34 @@ class MetadataStore(Protocol):
     """All records, and the views of content and snapshots that are bound to them."""
 
     @property
-    def namespaces(self) -> NamespaceStore: ...
+    def namespaces(self) -> NamespaceStore:
+        """Namespaces."""
+        ...
 
     @property
-    def images(self) -> ImageStore: ...
+    def images(self) -> ImageStore:
+        """Images of the current namespace."""
+        ...
 
     @property
-    def containers(self) -> ContainerStore: ...
+    def containers(self) -> ContainerStore:
+        """Container records."""
+        ...
 
     @property
-    def sandboxes(self) -> SandboxStore: ...
+    def sandboxes(self) -> SandboxStore:
+        """Sandbox records."""
+        ...
 
     @property
-    def leases(self) -> LeaseStore: ...
+    def leases(self) -> LeaseStore:
+        """Leases."""
+        ...
 
     @property
-    def content(self) -> ContentStore: ...
+    def content(self) -> ContentStore:
+        """Content, bound to namespace and lease."""
+        ...
 
     @property
     def snapshotters(self) -> Mapping[str, Snapshotter]:

@@ -18,10 +18,14 @@ from orlop.plugin import PluginType
 class RpcMessage(Protocol):
     """What a request or response must offer: the two calls every protobuf message class has."""
 
-    def SerializeToString(self) -> bytes: ...
+    def SerializeToString(self) -> bytes:
+        """The message as bytes."""
+        ...
 
     @classmethod
-    def FromString(cls, data: bytes, /) -> RpcMessage: ...
+    def FromString(cls, data: bytes, /) -> RpcMessage:
+        """The message in these bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from orlop.values import EMPTY, AnyMessage, Exit, Labels, Mount, ProcessInfo, Pr
 
 @dataclass(frozen=True, slots=True)
 class ShimRequest:
-    """What a launcher is told. ``bundle`` exists and holds ``config.json`` when ``start`` is called."""
+    """What a launcher is told. ``bundle`` exists and holds ``config.json`` when ``launch`` is called."""
 
     id: str
     namespace: str
@@ -42,17 +42,19 @@ class ShimAddress:
 class ShimLauncher(Protocol):
     """Brings up shims.
 
-    **Lifecycle** of one shim: `start` (the shim now runs on its own and outlives the daemon), calls to its address by
+    **Lifecycle** of one shim: `launch` (the shim now runs on its own and outlives the daemon), calls to its address by
     the runtime, and `clean` if it died without having been shut down.
     """
 
     def claims(self, runtime: str) -> bool:
-        """Whether this launcher is for that runtime name or path. The general launcher (id ``manager``) is asked last."""
+        """Whether this launcher is for that runtime name or path. The general one (id ``manager``) is asked last."""
         ...
 
-    async def start(self, request: ShimRequest) -> ShimAddress:
-        """Start a shim, or find the one that serves this container's group already. Raises `NotFound` for a missing
-        binary, `Unavailable` with the shim's own words when it did not start."""
+    async def launch(self, request: ShimRequest) -> ShimAddress:
+        """Start a shim, or find the one that serves this container's group already.
+
+        Raises `NotFound` for a missing binary, `Unavailable` with the shim's own words when it did not start.
+        """
         ...
 
     async def clean(self, request: ShimRequest) -> Exit:

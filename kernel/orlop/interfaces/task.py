@@ -55,6 +55,6 @@ class Tasks(Protocol):
         ...
 
 
-TASKS: Final = PluginType("io.orlop.tasks.v1", Tasks, group="orlop.tasks.v1")
+TASKS: Final = PluginType("io.containerd.service.v1", Tasks, group="orlop.service.v1", many=True)
 tasks = TASKS.plugin
-"""Decorator that declares the task service."""
+"""Decorator that declares the task service. Its id is ``tasks-service``: ``ctx.get(TASKS, "tasks-service")``."""

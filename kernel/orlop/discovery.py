@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds plugins: what every installed distribution offers, known by name before any of its code runs.
+
+An entry point's group says a plugin's type and its name the plugin's id, so selection needs no import. The metadata
+is read with importlib.metadata, which keeps the distribution; stevedore loads what was approved, and only that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint, distributions
+from typing import Any, Final
+
+from stevedore.extension import ExtensionManager
+
+from orlop.errors import DuplicatePlugin, LoadError, PluginError
+from orlop.plugin import TYPE_GROUP, PluginType, Registration
+
+AnyRegistration = Registration[Any, Any]
+
+
+class Candidate:
+    """A plugin that could be loaded: its URI, who offers it, and how to import it.
+
+    ``load`` raises `LoadError`. The origin of an entry point is worked out when somebody asks: it takes parsing the
+    distribution's metadata.
+    """
+
+    def __init__(self, type: str, id: str, origin: str | EntryPoint, load: Callable[[], AnyRegistration]) -> None:
+        self.type: Final = type
+        self.id: Final = id
+        self.uri: Final = f"{type}.{id}"
+        self.load: Final = load
+        self._origin = origin
+
+    @cached_property
+    def origin(self) -> str:
+        """``distribution version, entry point name = module:attribute``, or ``file:line``."""
+        return self._origin if isinstance(self._origin, str) else _origin(self._origin)
+
+
+@dataclass
+class Catalogue:
+    """Everything there is to choose from. ``faults`` are types and plugins that cannot be offered at all."""
+
+    types: dict[str, PluginType[Any]] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    faults: list[PluginError] = field(default_factory=list)
+
+    def add(self, candidate: Candidate) -> None:
+        """Add a plugin. One that is there already makes both unusable, and a fault that names both."""
+        rival = self.candidates.get(candidate.uri)
+        if rival is not None and rival.origin != candidate.origin:
+            error = DuplicatePlugin(
+                f"declared twice: by {rival.origin} and by {candidate.origin}; uninstall one of them, or choose one "
+                f'under [plugin_modules] ("{candidate.uri}" = "module:attribute")',
+                plugin=candidate.uri,
+            )
+            self.faults.append(error)
+            candidate = Candidate(candidate.type, candidate.id, f"{rival.origin}; {candidate.origin}", _raiser(error))
+        self.candidates[candidate.uri] = candidate
+
+    def choose(self, uri: str, target: str, origin: str) -> None:
+        """Add the plugin *uri* from ``module:attribute``, in place of whatever offers it."""
+        type_name, id = self.split(uri, origin)
+        entry = EntryPoint(name=id, value=target, group="plugin_modules")
+        self.candidates[uri] = Candidate(type_name, id, f"{target}, {origin}", lambda: _load(entry, uri, origin))
+
+    def register(self, registration: AnyRegistration, origin: str) -> None:
+        """Add a plugin that is in memory already."""
+        self.types.setdefault(registration.type.name, registration.type)
+        self.add(Candidate(registration.type.name, registration.id, origin, lambda: registration))
+
+    def split(self, uri: str, origin: str = "") -> tuple[str, str]:
+        """The type and id of a URI. Raises `LoadError` when no known type begins it."""
+        for name in sorted(self.types, key=len, reverse=True):
+            if uri.startswith(f"{name}.") and len(uri) > len(name) + 1:
+                return name, uri[len(name) + 1 :]
+        raise LoadError("is of no known plugin type; a URI is <type>.<id>", plugin=uri, origin=origin)
+
+
+def discover(directories: Sequence[str] = ()) -> Catalogue:
+    """The catalogue of all installed distributions, and of those in *directories*.
+
+    A directory is one that ``pip install --target`` made; it is appended to the module search path.
+    """
+    for directory in directories:
+        if directory not in sys.path:
+            sys.path.append(directory)
+    # A distribution that is found twice on the path (an editable one, say) names the same targets: the first counts.
+    groups: dict[str, dict[tuple[str, str], EntryPoint]] = {}
+    for distribution in distributions():
+        for point in distribution.entry_points:
+            groups.setdefault(point.group, {}).setdefault((point.name, point.value), point)
+    catalogue = Catalogue()
+    for name, type in _load_types(groups.get(TYPE_GROUP, {}).values(), catalogue):
+        catalogue.types[name] = type
+    for type in list(catalogue.types.values()):
+        for point in groups.get(type.group, {}).values():
+            catalogue.add(_candidate(type, point))
+    return catalogue
+
+
+class _Approved(ExtensionManager[Any]):
+    """stevedore, loading exactly the entry points it is given: no cache, no scan of its own."""
+
+    def __init__(self, group: str, points: Iterable[EntryPoint], failed: Callable[[EntryPoint, BaseException], None]):
+        self._points = list(points)
+        super().__init__(group, on_load_failure_callback=lambda _, point, error: failed(point, error))
+
+    def list_entry_points(self) -> list[EntryPoint]:
+        return self._points
+
+
+def _load_types(points: Iterable[EntryPoint], catalogue: Catalogue) -> list[tuple[str, PluginType[Any]]]:
+    def failed(point: EntryPoint, error: BaseException) -> None:
+        catalogue.faults.append(LoadError(f"plugin type {point.name}: {error!r}", origin=_origin(point)))
+
+    found: dict[str, PluginType[Any]] = {}
+    for extension in _Approved(TYPE_GROUP, points, failed):
+        type = extension.plugin
+        if not isinstance(type, PluginType):
+            failed(extension.entry_point, TypeError(f"{extension.entry_point_target} is not a PluginType"))
+        elif type.name in found and found[type.name].group != type.group:
+            failed(extension.entry_point, ValueError(f"{type.name} is declared with two entry-point groups"))
+        else:
+            found[type.name] = type
+    return list(found.items())
+
+
+def _candidate(type: PluginType[Any], point: EntryPoint) -> Candidate:
+    uri = f"{type.name}.{point.name}"
+    return Candidate(type.name, point.name, point, lambda: _load(point, uri))
+
+
+def _load(point: EntryPoint, uri: str, where: str = "") -> AnyRegistration:
+    origin = where or _origin(point)
+    errors: list[BaseException] = []
+    extensions = list(_Approved(point.group, [point], lambda _, error: errors.append(error)))
+    if errors:
+        reason = str(errors[0]) or repr(errors[0])
+        raise LoadError(f"cannot be imported: {reason}", plugin=uri, origin=origin) from errors[0]
+    registration = extensions[0].plugin
+    if not isinstance(registration, Registration):
+        raise LoadError(
+            f"{point.value} is a {type(registration).__name__}, not a registration; decorate the factory",
+            plugin=uri,
+            origin=origin,
+        )
+    if registration.uri != uri:
+        raise LoadError(
+            f"{point.value} registers {registration.uri}; entry point and id must agree", plugin=uri, origin=origin
+        )
+    return registration
+
+
+def _raiser(error: PluginError) -> Callable[[], AnyRegistration]:
+    def load() -> AnyRegistration:
+        raise error
+
+    return load
+
+
+def _origin(point: EntryPoint) -> str:
+    """Who declared an entry point: distribution, version, and the line."""
+    distribution = point.dist
+    who = f"{distribution.name} {distribution.version}" if distribution is not None else "unknown distribution"
+    return f"{who}, entry point {point.name} = {point.value}"

@@ -4,8 +4,8 @@
 Usage: ``python sdk/proto/generate.py [OUT]``, where OUT (default: ``sdk``) becomes the root of ``orlop_sdk/api/``.
 
 Besides, ``index.py`` there says which module holds each service and top-level message, so that either is found by name
-without importing all. Only messages are generated (``*_pb2.py`` with typed ``*_pb2.pyi``). Services need no stub classes: clients and servers
-read their methods from the descriptors.
+without importing all. Only messages are generated (``*_pb2.py`` with typed ``*_pb2.pyi``): services need no stub
+classes, as clients and servers read their methods from the descriptors.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def tidy(stub: Path) -> None:
 def write_index(api: Path, descriptors: FileDescriptorSet) -> Path:
     """Write the module that maps full names of services and top-level messages to modules."""
     rows = {
-        f"{file.package}.{item.name}": file.name.removesuffix(".proto").replace("/", ".") + "_pb2"
+        f"{file.package}.{item}": file.name.removesuffix(".proto").replace("/", ".") + "_pb2"
         for file in descriptors.file
-        for item in (*file.service, *file.message_type)
+        for item in [*(each.name for each in file.service), *(each.name for each in file.message_type)]
     }
     lines = (f'    "{name}": "{module}",\n' for name, module in sorted(rows.items()))
     index = api / "index.py"

@@ -23,7 +23,7 @@ class Channel(Protocol):
 
     Each takes the path, a serializer for requests and a deserializer for responses, and returns a callable that takes
     the request (or an async iterable of requests) and the keywords ``timeout`` (seconds) and ``metadata``. What that
-    returns is awaited for the one response, or iterated over for several; either has ``cancel()``.
+    returns is awaited for the one response, or iterated over for several; the latter has ``cancel()``.
     """
 
     def unary_unary(self, method: str, *codecs: Any) -> Callable[..., Any]: ...

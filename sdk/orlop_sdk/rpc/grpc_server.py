@@ -9,16 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from orlop.errors import InvalidArgument, OrlopError
+from orlop.errors import OrlopError
 from orlop.interfaces.rpc import RpcMethod
 from orlop_sdk.rpc.channel import Metadata, closing, incoming
+from orlop_sdk.rpc.messages import decode, decoded
 from orlop_sdk.rpc.status import failure
 
 #: Largest message either way, in bytes; containerd's limit.
@@ -74,7 +74,7 @@ def _guarded(path: str, metadata: Metadata, behaviour: Behaviour) -> Behaviour:
             with incoming(metadata):
                 return await behaviour(argument, context)
         # The edge: whatever a handler raises, the client gets a status; `failure` logs what is a bug.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             told = failure(error, path)
         await _abort(context, told)
 
@@ -107,16 +107,4 @@ def _many(method: RpcMethod) -> Behaviour:
 
 
 def _argument(method: RpcMethod, argument: Any) -> Any:
-    return _decoded(method, argument) if method.client_streaming else _decode(method, argument)
-
-
-def _decode(method: RpcMethod, data: bytes) -> Any:
-    try:
-        return method.request.FromString(data)
-    except DecodeError as error:
-        raise InvalidArgument(f"request of {len(data)} bytes: not a {method.request.__name__}") from error
-
-
-async def _decoded(method: RpcMethod, messages: AsyncIterable[bytes]) -> AsyncIterator[Any]:
-    async for data in messages:
-        yield _decode(method, data)
+    return decoded(method, argument) if method.client_streaming else decode(method, argument)

@@ -8,7 +8,7 @@ does to its own later; each call runs in a task and a context of its own; errors
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -29,21 +29,21 @@ class LocalChannel:
     def __init__(self, methods: Mapping[str, RpcMethod]) -> None:
         self._methods = methods
 
-    def unary_unary(self, method: str, *_codecs: Any) -> Callable[..., LocalCall]:
-        """A callable for a method with one request and one response; `LocalCall` is awaited."""
+    def unary_unary(self, method: str, *_codecs: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """A callable for a method with one request and one response, which is awaited."""
 
-        def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None) -> LocalCall:
-            return LocalCall(self._one(method, lambda found: _copy(found.request, request), timeout, metadata or ()))
+        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None) -> Any:
+            return await self._one(method, lambda found: _copy(found.request, request), timeout, metadata or ())
 
         return call
 
-    def stream_unary(self, method: str, *_codecs: Any) -> Callable[..., LocalCall]:
-        """A callable for a method with many requests and one response."""
+    def stream_unary(self, method: str, *_codecs: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """A callable for a method with many requests and one response, which is awaited."""
 
-        def call(
+        async def call(
             requests: AsyncIterable[Any], *, timeout: float | None = None, metadata: Metadata | None = None
-        ) -> LocalCall:
-            return LocalCall(self._one(method, lambda found: _copies(found.request, requests), timeout, metadata or ()))
+        ) -> Any:
+            return await self._one(method, lambda found: _copies(found.request, requests), timeout, metadata or ())
 
         return call
 
@@ -72,7 +72,8 @@ class LocalChannel:
             method = self._find(path)
             return _copy(method.response, await method.handler(argument(method)))
 
-        return await _guarded(path, run(), timeout, incoming(metadata))
+        # A task, so that context variables which the handler sets stay its own.
+        return await asyncio.create_task(_guarded(path, run(), timeout, incoming(metadata)))
 
     def _many(
         self, path: str, argument: Callable[[RpcMethod], Any], timeout: float | None, metadata: Metadata
@@ -93,23 +94,6 @@ class LocalChannel:
         if method is None:
             raise Unimplemented(f'method "{path}": no such method is served here')
         return method
-
-
-class LocalCall(Awaitable[Any]):
-    """A call with one response, under way in a task of its own; await it for the response."""
-
-    def __init__(self, call: Coroutine[Any, Any, Any]) -> None:
-        self._task = asyncio.create_task(call)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            return (yield from self._task.__await__())
-        finally:
-            self._task.cancel()
-
-    def cancel(self) -> bool:
-        """Give the call up; False when it had ended."""
-        return self._task.cancel()
 
 
 class LocalStream(AsyncIterator[Any]):

@@ -31,6 +31,8 @@ from orlop_sdk.rpc.local import LocalChannel
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.rpc.status import from_status, to_status
 from orlop_sdk.rpc.stub import Stub
+from orlop_sdk.ttrpc.client import Client
+from orlop_sdk.ttrpc.server import Server
 
 Methods = dict[str, RpcMethod]
 Connect = Callable[[Methods], AbstractAsyncContextManager[Any]]
@@ -100,9 +102,26 @@ async def grpc_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
         await server.stop(None)
 
 
-@pytest.fixture(params=["local", "grpc"])
+@asynccontextmanager
+async def ttrpc_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
+    server = Server(methods)
+    await server.listen(str(path))
+    try:
+        async with await Client.connect(str(path)) as client:
+            yield client
+    finally:
+        await server.close()
+
+
+@pytest.fixture(params=["local", "grpc", "ttrpc"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
-    return local_channel if request.param == "local" else lambda methods: grpc_channel(methods, tmp_path / "s")
+    match request.param:
+        case "local":
+            return local_channel
+        case "grpc":
+            return lambda methods: grpc_channel(methods, tmp_path / "s")
+        case _:
+            return lambda methods: ttrpc_channel(methods, tmp_path / "s")
 
 
 async def test_call_returns_the_answer(connect: Connect) -> None:
@@ -142,7 +161,8 @@ async def test_bug_of_a_handler_is_logged_and_hidden(connect: Connect, caplog: p
         with pytest.raises(errors.Unknown, match="^it divided by zero$"):
             await Stub(channel, Namespaces.service).Get(GetNamespaceRequest(name="bug"))
     (record,) = (each for each in caplog.records if each.levelno == logging.ERROR)
-    assert record.exc_info is not None and record.exc_info[0] is ZeroDivisionError
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 async def test_deadline_is_kept(connect: Connect) -> None:
@@ -197,6 +217,8 @@ async def test_error_ends_a_stream_after_its_messages(connect: Connect) -> None:
     assert seen == [0, 1, 2]
 
 
+# ttrpc has no way to give a call up.
+@pytest.mark.parametrize("connect", ["local", "grpc"], indirect=True)
 async def test_leaving_a_stream_ends_its_handler(connect: Connect) -> None:
     service = Content()
     async with connect(dict(service.methods())) as channel:
@@ -226,6 +248,7 @@ async def test_error_ends_both_ways(connect: Connect) -> None:
             await anext(Stub(channel, Streaming.service).Stream(ask()))
 
 
+@pytest.mark.parametrize("connect", ["local", "grpc"], indirect=True)
 async def test_cancelled_caller_ends_the_handler(connect: Connect) -> None:
     service = Content()
     async with connect(dict(service.methods())) as channel:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled wire API equals the tables of the APIs that clients speak, in both directions, and is up to date.
 
-``data/wire/*.json`` lists every package, service, method, message, field and enum of containerd, CRI, NRI and the cgroup
-metrics. A name, number, type, label or stream marker that is in one place only fails here.
+``data/wire/*.json`` lists every package, service, method, message, field and enum of containerd, CRI, NRI and the
+cgroup metrics. A name, number, type, label or stream marker that is in one place only fails here.
 """
 
 from __future__ import annotations

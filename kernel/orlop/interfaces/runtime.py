@@ -62,6 +62,19 @@ class ShimLauncher(Protocol):
         ...
 
 
+@runtime_checkable
+class ShimKeeper(Protocol):
+    """Optional power of a launcher: it holds something for each container, such as the log of its shim."""
+
+    async def attach(self, request: ShimRequest) -> None:
+        """The runtime found this container's shim again, which an earlier daemon had started."""
+        ...
+
+    async def release(self, request: ShimRequest) -> None:
+        """The container is gone, its shim as well unless others use it. May be called without `attach` or `start`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
     """What `Runtime.create` needs."""
@@ -90,6 +103,11 @@ class Task(Protocol):
     @property
     def namespace(self) -> str:
         """The namespace it belongs to."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """The pid of its first process."""
         ...
 
     async def state(self, exec_id: str = "") -> ProcessState:

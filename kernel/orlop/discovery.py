@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, distributions
 from typing import Any, Final
 
-from stevedore.extension import ExtensionManager
+from stevedore.extension import Extension, ExtensionManager
 
 from orlop.errors import DuplicatePlugin, LoadError, PluginError
 from orlop.plugin import TYPE_GROUP, PluginType, Registration
@@ -113,6 +113,12 @@ class _Approved(ExtensionManager[Any]):
 
     def list_entry_points(self) -> list[EntryPoint]:
         return self._points
+
+    def _load_one_plugin(self, ep: EntryPoint, *args: Any, **kwargs: Any) -> Extension[Any] | None:
+        try:
+            return super()._load_one_plugin(ep, *args, **kwargs)
+        except (SystemExit, AssertionError) as error:  # stevedore lets these two through: a plugin must not end us
+            raise ImportError(f"{type(error).__name__} while importing: {error}") from error
 
 
 def _load_types(points: Iterable[EntryPoint], catalogue: Catalogue) -> list[tuple[str, PluginType[Any]]]:

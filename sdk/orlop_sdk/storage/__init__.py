@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every snapshotter that keeps directories on a local disk needs, so that its author writes the rest only.
+
+==================================  ===================================================================================
+`orlop_sdk.storage.snapshots`       the records: keys, parents, kinds, labels, usage, times, and all rules about them
+`orlop_sdk.storage.directories`     a whole snapshotter on top of them, but for what its directories hold
+==================================  ===================================================================================
+"""

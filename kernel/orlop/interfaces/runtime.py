@@ -71,7 +71,7 @@ class ShimKeeper(Protocol):
         ...
 
     async def release(self, request: ShimRequest) -> None:
-        """The container is gone, its shim as well unless others use it. May be called without `attach` or `start`."""
+        """The container is gone, its shim as well unless others use it. May be called without `attach` or `launch`."""
         ...
 
 

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The task runtime: bundles, shims, and the tasks in them.
+
+**When to choose it**: always; it drives every shim that a launcher can start. **Host needs**: at least one shim.
+**On disk**: see `orlop_runtime.bundle`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from orlop import context
+from orlop.blocking import Pool
+from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unavailable, Unimplemented
+from orlop.interfaces.event import EventExchange
+from orlop.interfaces.runtime import (
+    Runtime,
+    RuntimeInformer,
+    ShimAddress,
+    ShimKeeper,
+    ShimLauncher,
+    ShimRequest,
+    Task,
+    TaskRequest,
+)
+from orlop.values import AnyMessage, Exit, now
+from orlop_runtime.bundle import Bundle
+from orlop_runtime.shim import Key, Shim, ShimClosed, Shims
+from orlop_runtime.task import Keep, ShimTask
+from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
+from orlop_sdk.api.runtime.task.v2 import shim_pb2 as pb
+from orlop_sdk.convert.common import any_to_wire, mounts_to_wire, time_to_wire
+
+log = logging.getLogger("orlop.runtime")
+
+#: Id of the launcher that takes every runtime, and is asked last.
+GENERAL: Final = "manager"
+_THREADS: Final = 16
+# What a container that nobody can ask about any more counts as having ended with.
+_UNKNOWN_EXIT: Final = 255
+# Seconds for a task to be taken away again after its creator left.
+_ABANDON_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for shims, in seconds; 0 means for ever."""
+
+    load: float = 5.0
+    """For a shim from before a restart to answer."""
+    cleanup: float = 5.0
+    """For the clean-up after a dead shim."""
+    shutdown: float = 3.0
+    """For a shim to go when its last container is deleted."""
+
+
+class TaskRuntime:
+    """All tasks, by namespace and id. See `orlop.interfaces.runtime.Runtime`.
+
+    *state* and *root* hold the bundles and their work directories; *launchers* is a live view.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        root: Path,
+        launchers: Mapping[str, ShimLauncher],
+        events: EventExchange,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.state: Final = state
+        self.root: Final = root
+        self.timeouts: Final = timeouts or Timeouts()
+        self.pool: Final = Pool("orlop-runtime", _THREADS)
+        self.shims: Final = Shims(self._shim_lost, self.timeouts.shutdown)
+        self._launchers = launchers
+        self._events = events
+        self._tasks: dict[Key, ShimTask] = {}
+        self._creating: set[Key] = set()
+        self._removing: dict[Key, asyncio.Task[None]] = {}
+        self._work: set[asyncio.Task[Any]] = set()
+
+    async def create(self, id: str, request: TaskRequest) -> Task:
+        key = (context.namespace(), id)
+        context.check_identifier(id, "container")
+        if key in self._tasks or key in self._creating:
+            raise AlreadyExists(f'task "{id}": already exists')
+        launcher = self.launcher(request.runtime)
+        self._creating.add(key)
+        making = self._spawn(self._create(key, request, launcher))
+        making.add_done_callback(lambda _: self._creating.discard(key))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, and half of it cannot be left: let it come, then take it away.
+            _ = self._spawn(self._abandon(making))
+            raise
+
+    async def get(self, id: str) -> Task:
+        task = self._tasks.get((context.namespace(), id))
+        if task is None:
+            raise NotFound(f'task "{id}": not found')
+        return task
+
+    async def list(self) -> list[Task]:
+        namespace = context.namespace()
+        return [task for key, task in sorted(self._tasks.items()) if key[0] == namespace]
+
+    async def info(self, runtime: str, options: AnyMessage | None = None) -> bytes:
+        """What a runtime says about itself. See `orlop.interfaces.runtime.RuntimeInformer`."""
+        launcher = self.launcher(runtime)
+        if not isinstance(launcher, RuntimeInformer):
+            raise Unimplemented(f'runtime "{runtime}": its launcher cannot be asked about it')
+        return await launcher.info(runtime, options)
+
+    async def close(self) -> None:
+        """Finish what is in progress and let go of the shims, which live on. May be called twice."""
+        while self._work:
+            await asyncio.gather(*self._work, return_exceptions=True)
+        await self.shims.close()
+        for task in self._tasks.values():
+            if not task.ended.done():
+                task.ended.set_exception(Unavailable(f'task "{task.id}": the daemon is stopping; ask again later'))
+                task.ended.exception()
+        self._tasks.clear()
+        self.pool.close()
+
+    def launcher(self, runtime: str) -> ShimLauncher:
+        """Who starts the shims of a runtime. Raises `InvalidArgument` when nobody does."""
+        for id in sorted(self._launchers, key=lambda id: (id == GENERAL, id)):
+            launcher = self._launchers[id]
+            if launcher.claims(runtime):
+                return launcher
+        raise InvalidArgument(
+            f'runtime "{runtime}": no launcher takes it (there are: {", ".join(sorted(self._launchers)) or "none"}); '
+            "install the distribution of its shim"
+        )
+
+    # How tasks come.
+
+    async def _create(self, key: Key, request: TaskRequest, launcher: ShimLauncher) -> ShimTask:
+        while (removal := self._removing.get(key)) is not None:
+            await asyncio.shield(removal)
+        bundle = Bundle.at(self.state, self.root, *key)
+        await self.pool.run(bundle.create, request.spec.value)
+        keep = Keep(
+            bundle,
+            launcher,
+            ShimRequest(key[1], key[0], request.runtime, bundle.path, request.options),
+        )
+        shim: Shim | None = None
+        try:
+            shim, address = await self._start_shim(keep, key)
+            saving = self._spawn(self.pool.run(bundle.save, address, request.runtime))
+            try:
+                answer = await shim.call("Create", _create_request(bundle, request), pb.CreateTaskResponse)
+            finally:
+                await saving
+            if not shim.is_open:
+                raise ShimClosed(f'task "{key[1]}": its shim ended right after it was created')
+        except BaseException:
+            await self._undo(keep, key, shim)
+            raise
+        return self.add(keep, shim, answer.pid)
+
+    async def _start_shim(self, keep: Keep, key: Key) -> tuple[Shim, ShimAddress]:
+        address = await keep.launcher.launch(keep.request)
+        leaving = self.shims.closing(address)
+        if leaving is not None:
+            # The last other container of its group was deleted meanwhile. Wait until it is gone, and start another.
+            await leaving.gone.wait()
+            address = await keep.launcher.launch(keep.request)
+        return await self.shims.acquire(address, key), address
+
+    def add(self, keep: Keep, shim: Shim, pid: int) -> ShimTask:
+        """Take a task in."""
+        task = ShimTask(keep, shim, pid, self._deleted)
+        self._tasks[keep.bundle.namespace, keep.bundle.id] = task
+        return task
+
+    async def _undo(self, keep: Keep, key: Key, shim: Shim | None) -> None:
+        """Leave no trace of a task that could not be created."""
+        if shim is not None:
+            with suppress(OrlopError):
+                await shim.call(
+                    "Delete", pb.DeleteRequest(id=key[1]), pb.DeleteResponse, timeout=self.timeouts.cleanup or None
+                )
+            await self.shims.release(shim, key)
+        await self.clean(keep)
+        await self.discard(keep)
+
+    async def _abandon(self, making: asyncio.Task[ShimTask]) -> None:
+        with suppress(OrlopError, OSError, TimeoutError):
+            task = await making
+            async with asyncio.timeout(_ABANDON_TIMEOUT):
+                with suppress(OrlopError):
+                    await task.kill(signal.SIGKILL, everyone=True)
+                    await task.wait()
+                await task.delete()
+
+    # How they go.
+
+    async def _deleted(self, task: ShimTask) -> None:
+        key = (task.namespace, task.id)
+        if self._tasks.pop(key, None) is None:
+            return
+        # The id is free when the caller hears of it. The shim may take its time to go: only who creates a task of the
+        # same id has to wait, since its shim would have the same socket.
+        await self.pool.run(task.keep.bundle.set_aside)
+        removal = self._removing[key] = self._spawn(self._remove(task, key))
+        removal.add_done_callback(lambda _: self._removing.pop(key, None))
+
+    async def _remove(self, task: ShimTask, key: Key) -> None:
+        # The shim first: it removes its socket by a file in the bundle.
+        await self.shims.release(task.shim, key)
+        await self.discard(task.keep)
+
+    def _shim_lost(self, shim: Shim) -> None:
+        for key in shim.users:
+            task = self._tasks.get(key)
+            if task is not None and task.shim is shim:
+                log.warning('task "%s" in namespace "%s": its shim is gone', task.id, task.namespace)
+                _ = self._spawn(self._bury(task))
+
+    async def _bury(self, task: ShimTask) -> None:
+        task.finish(await self.bury(task.keep, task.pid))
+
+    async def bury(self, keep: Keep, pid: int = 0) -> Exit:
+        """Clean up after a dead shim, and publish the events that it cannot publish any more."""
+        bundle = keep.bundle
+        ended = await self.clean(keep) or Exit(_UNKNOWN_EXIT, now(), pid)
+        with context.scope(namespace=bundle.namespace):
+            exited_at = time_to_wire(ended.exited_at)
+            await self._publish(
+                "/tasks/exit",
+                TaskExit(
+                    container_id=bundle.id,
+                    id=bundle.id,
+                    pid=ended.pid or pid,
+                    exit_status=ended.status,
+                    exited_at=exited_at,
+                ),
+            )
+            await self.discard(keep)
+            self._tasks.pop((bundle.namespace, bundle.id), None)
+            await self._publish(
+                "/tasks/delete",
+                TaskDelete(container_id=bundle.id, pid=ended.pid or pid, exit_status=ended.status, exited_at=exited_at),
+            )
+        return ended
+
+    async def clean(self, keep: Keep) -> Exit | None:
+        """Have the launcher clean up; None when it could not."""
+        try:
+            async with asyncio.timeout(self.timeouts.cleanup or None):
+                return await keep.launcher.clean(keep.request)
+        except (OrlopError, TimeoutError) as error:
+            log.warning('task "%s": clean-up after its shim failed: %s', keep.bundle.id, error or "took too long")
+            return None
+
+    async def discard(self, keep: Keep) -> None:
+        """Remove a bundle, and what its launcher keeps for it."""
+        if isinstance(keep.launcher, ShimKeeper):
+            await keep.launcher.release(keep.request)
+        try:
+            await self.pool.run(keep.bundle.remove)
+        except (OrlopError, OSError) as error:
+            # The id is usable again all the same; the next start of the daemon tries once more.
+            log.error('task "%s": its bundle cannot be removed: %s', keep.bundle.id, error)
+
+    async def _publish(self, topic: str, event: TaskExit | TaskDelete) -> None:
+        await self._events.publish(topic, AnyMessage(event.DESCRIPTOR.full_name, event.SerializeToString()))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._work.discard(task)
+        if not task.cancelled():
+            # Whoever waits for it gets the error; where nobody does, it was logged.
+            task.exception()
+
+
+def _create_request(bundle: Bundle, request: TaskRequest) -> pb.CreateTaskRequest:
+    return pb.CreateTaskRequest(
+        id=bundle.id,
+        bundle=str(bundle.path),
+        rootfs=mounts_to_wire(request.rootfs),
+        terminal=request.stdio.terminal,
+        stdin=request.stdio.stdin,
+        stdout=request.stdio.stdout,
+        stderr=request.stdio.stderr,
+        checkpoint=request.checkpoint,
+        options=any_to_wire(request.options),
+    )
+
+
+_: type[Runtime] = TaskRuntime
+_informer: type[RuntimeInformer] = TaskRuntime

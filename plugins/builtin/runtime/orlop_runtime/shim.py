@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to shims: one for each shim, however many containers it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+
+from orlop import context
+from orlop.errors import OrlopError, Unavailable, Unimplemented
+from orlop.interfaces.runtime import ShimAddress
+from orlop_sdk.api.runtime.task.v2.shim_pb2 import ShutdownRequest
+from orlop_sdk.ttrpc.client import Client
+
+log = logging.getLogger("orlop.shim")
+
+R = TypeVar("R")
+#: What tells the containers of a shim apart: namespace and id.
+Key = tuple[str, str]
+
+_CONNECT_TIMEOUT: Final = 100.0
+
+
+class Message(Protocol):
+    """Any request."""
+
+    def SerializeToString(self) -> bytes: ...
+
+
+class ShimClosed(Unavailable):
+    """The connection to the shim is gone, and so is the shim."""
+
+
+class Shim:
+    """One shim that we are connected to. Calls go to version 3 of the task API or, where that is missing, to 2.
+
+    The messages of both versions are the same on the wire, so those of version 2 serve both.
+    """
+
+    def __init__(self, namespace: str, address: ShimAddress, ended: Callable[[Shim], None]) -> None:
+        self.address: Final = address
+        self.namespace: Final = namespace
+        self.users: set[Key] = set()
+        self.closing = False
+        self.gone = asyncio.Event()
+        self._version = address.version
+        self._version_works = False
+        self._ended = ended
+        self._channel: Any = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._bound: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the shim is there and not told to go."""
+        return not self.gone.is_set() and not self.closing
+
+    async def connect(self) -> None:
+        """Connect. Raises `Unavailable` when nobody listens at the address."""
+        if self.address.protocol == "grpc":
+            await self._connect_grpc()
+            return
+        address = self.address.address
+        # An address without a scheme is a name in the abstract space.
+        name = address if "://" in address else f"@{address.removeprefix('@')}"
+        self._channel = await Client.connect(name, on_close=self._lost)
+
+    async def call(self, method: str, request: Message, response: type[R], *, timeout: float | None = None) -> R:
+        """Call a method of the shim's task service.
+
+        Raises what the shim answered, `DeadlineExceeded` after *timeout* seconds, `ShimClosed` when the shim went.
+        """
+        answer: R
+        try:
+            answer = await self._call(method, request, response, timeout)
+        except Unimplemented:
+            if self._version_works or self._version < 3:
+                raise
+            self._version = 2
+            self._bound.clear()
+            answer = await self._call(method, request, response, timeout)
+        return answer
+
+    async def close(self) -> None:
+        """Let go of the connection; the shim lives on. May be called twice."""
+        self.closing = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+        self.gone.set()
+
+    async def _call(self, method: str, request: Message, response: type[Any], timeout: float | None) -> Any:
+        bound = self._bound.get(method)
+        if bound is None:
+            path = f"/containerd.task.v{self._version}.Task/{method}"
+            bound = self._bound[method] = self._channel.unary_unary(
+                path, lambda message: message.SerializeToString(), response.FromString
+            )
+        try:
+            answer = await bound(request, timeout=timeout, metadata=((context.NAMESPACE_HEADER, self.namespace),))
+        except OrlopError as error:
+            if isinstance(error, Unavailable) and self.gone.is_set():
+                raise ShimClosed(f'shim at "{self.address.address}": {error}') from error
+            raise
+        except Exception as error:
+            # The grpc channel has errors of its own; importing grpc for every ttrpc shim would be a waste.
+            if self.address.protocol != "grpc":
+                raise
+            raise await self._from_grpc(error) from error
+        self._version_works = True
+        return answer
+
+    def _lost(self) -> None:
+        if self.gone.is_set():
+            return
+        self.gone.set()
+        self._ended(self)
+
+    async def _connect_grpc(self) -> None:
+        import grpc.aio
+
+        channel = grpc.aio.insecure_channel(self.address.address)
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT)
+        except TimeoutError as error:
+            await channel.close()
+            raise Unavailable(f'shim at "{self.address.address}": does not answer') from error
+        self._channel = channel
+        self._watcher = asyncio.create_task(self._watch_grpc(channel))
+
+    async def _watch_grpc(self, channel: Any) -> None:
+        import grpc
+
+        state = grpc.ChannelConnectivity.READY
+        while state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE):
+            await channel.wait_for_state_change(state)
+            state = channel.get_state(try_to_connect=True)
+        self._lost()
+        await channel.close()
+
+    async def _from_grpc(self, error: Exception) -> Exception:
+        import grpc.aio
+
+        from orlop_sdk.rpc.stub import from_grpc
+
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return error
+        told = from_grpc(error)
+        if isinstance(told, Unavailable):
+            # The channel notices a moment after the call that its peer went.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.gone.wait(), 0.2)
+        return ShimClosed(str(told)) if isinstance(told, Unavailable) and self.gone.is_set() else told
+
+
+class Shims:
+    """The shims we are connected to, by address; containers of one group share one."""
+
+    def __init__(self, lost: Callable[[Shim], None], shutdown_timeout: float) -> None:
+        self._lost = lost
+        self._shutdown_timeout = shutdown_timeout
+        self._shims: dict[str, Shim] = {}
+
+    def closing(self, address: ShimAddress) -> Shim | None:
+        """The shim at this address if it has been told to go, and is not gone yet."""
+        shim = self._shims.get(address.address)
+        return shim if shim is not None and shim.closing else None
+
+    async def acquire(self, address: ShimAddress, user: Key) -> Shim:
+        """The shim at an address, for one more container. Raises `Unavailable` when nobody listens there."""
+        shim = self._open(address)
+        if shim is None:
+            made = Shim(user[0], address, self._ended)
+            await made.connect()
+            # Another container of the group may have been faster.
+            shim = self._open(address)
+            if shim is None:
+                shim = self._shims[address.address] = made
+            else:
+                await made.close()
+        shim.users.add(user)
+        return shim
+
+    async def release(self, shim: Shim, user: Key) -> None:
+        """One container less; the last one sends the shim away and waits until it is gone."""
+        shim.users.discard(user)
+        if shim.users or not shim.is_open:
+            return
+        shim.closing = True
+        try:
+            async with asyncio.timeout(self._shutdown_timeout or None):
+                # The shim may go before it answers.
+                with suppress(OrlopError):
+                    await shim.call("Shutdown", ShutdownRequest(id=user[1]), Empty)
+                await shim.gone.wait()
+        except TimeoutError:
+            log.warning(
+                'shim at "%s": still there %g seconds after it was told to go',
+                shim.address.address,
+                self._shutdown_timeout,
+            )
+        await self._forget(shim)
+
+    async def close(self) -> None:
+        """Let go of all connections; shims live on."""
+        for shim in list(self._shims.values()):
+            await self._forget(shim)
+
+    def _open(self, address: ShimAddress) -> Shim | None:
+        shim = self._shims.get(address.address)
+        return shim if shim is not None and shim.is_open else None
+
+    async def _forget(self, shim: Shim) -> None:
+        await shim.close()
+        if self._shims.get(shim.address.address) is shim:
+            del self._shims[shim.address.address]
+
+    def _ended(self, shim: Shim) -> None:
+        if shim.closing:
+            return
+        if self._shims.get(shim.address.address) is shim:
+            del self._shims[shim.address.address]
+        self._lost(shim)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Built-in plugins: the servers and the services they mount."""
+"""The daemon, its servers, and the remote services they mount."""

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's life: read the config, set up the host, start the kernel, wait for a signal, close."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from orlop.config import Config, load
+from orlop.errors import OrlopError
+from orlop.interfaces.rpc import SERVER
+from orlop.kernel import Kernel
+from orlop_services.daemon import host, logs
+from orlop_services.daemon.paths import DEFAULT_ADDRESS
+from orlop_services.daemon.stacks import dump
+from orlop_services.daemon.version import REVISION, version
+
+GRPC: Final = f"{SERVER.name}.grpc"
+TTRPC: Final = f"{SERVER.name}.ttrpc"
+#: Seconds that plugins get to close before the process ends anyway.
+_CLOSING: Final = 30.0
+
+_log = logging.getLogger("orlop.daemon")
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """The config with the command line's overrides. Raises `ConfigError` later, with all faults: see `Kernel.start`."""
+    overrides: dict[tuple[str | int, ...], Any] = {}
+    for key in ("root", "state"):
+        if getattr(arguments, key) is not None:
+            overrides[key,] = getattr(arguments, key)
+    if arguments.log_level is not None:
+        overrides["debug", "level"] = arguments.log_level
+    if arguments.address is not None:
+        overrides["plugins", GRPC, "address"] = arguments.address
+    path = Path(arguments.config) if arguments.config is not None else None
+    config = load(path, overrides)
+    if arguments.address is not None and not config.section(TTRPC):
+        overrides["plugins", TTRPC, "address"] = f"{arguments.address}.ttrpc"
+        config = load(path, overrides)
+    return config
+
+
+def properties(config: Config) -> dict[str, str]:
+    """The facts that plugins may ask for."""
+    grpc = config.section(GRPC).get("address", DEFAULT_ADDRESS)
+    ttrpc = config.section(TTRPC).get("address", f"{DEFAULT_ADDRESS}.ttrpc")
+    return {"version": version(), "revision": REVISION, "grpc.address": str(grpc), "ttrpc.address": str(ttrpc)}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the daemon until a signal ends it, and return the exit status."""
+    began = time.monotonic()
+    config = read_config(arguments)
+    debug = config.settings.debug
+    logs.configure(debug.level, debug.format)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        config.raise_faults()
+        locks = host.prepare(config)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, began))
+    except OrlopError as error:
+        sys.stderr.writelines(f"orlopd: {line}\n" for line in str(error).splitlines())
+        return 1
+    _log.info("stopped; %d locks released", len(locks))
+    return 0
+
+
+def _loop_factory() -> Any:
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, began: float) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Not the loop's handler: it would wait for the loop, and a loop that hangs is what one wants to see.
+    signal.signal(signal.SIGUSR1, lambda *_: dump(loop))
+    kernel = Kernel(config, properties=properties(config))
+    try:
+        if await _start(kernel, stop):
+            # What is there now stays: a full collection need not look through it again.
+            gc.collect()
+            gc.freeze()
+            host.notify("READY=1")
+            _log.info("ready after %.3f s", time.monotonic() - began)
+            await stop.wait()
+        host.notify("STOPPING=1")
+        _log.info("stopping")
+    finally:
+        await _close(kernel, loop)
+
+
+async def _start(kernel: Kernel, stop: asyncio.Event) -> bool:
+    """Start the kernel; False when a signal came first. Raises what kept it, or a server, from starting."""
+    starting, stopping = asyncio.create_task(kernel.start()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+    if stop.is_set():
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    await starting
+    failed = [status for status in kernel.registry.statuses() if (status.type, status.state) == (SERVER.name, "failed")]
+    if failed:
+        raise OrlopError("\n".join(f"{status.uri}: {status.reason}" for status in failed))
+    for status in kernel.registry.statuses():
+        instance = kernel.registry.instance(status.uri)
+        if status.type == SERVER.name and instance is not None:
+            _log.info("%s listens on %s", status.id, getattr(instance, "address", ""))
+    return True
+
+
+async def _close(kernel: Kernel, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        async with asyncio.timeout(_CLOSING):
+            await kernel.close()
+    except TimeoutError:
+        _log.error("plugins did not close within %g s; stopping without them", _CLOSING)
+        dump(loop)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registrations of this room. What they make is imported in the factories, so listing them costs nothing.
+
+Each service requires its own back end and nothing else: where that is off, one service is, for that one reason.
+"""
+
+from __future__ import annotations
+
+from orlop.errors import SkipPlugin
+from orlop.interfaces.differ import DIFF_SERVICE
+from orlop.interfaces.event import EVENT
+from orlop.interfaces.metadata import METADATA
+from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
+from orlop.interfaces.task import TASKS
+from orlop.plugin import InitContext, NoConfig
+from orlop_services.servers.config import GrpcConfig, TcpConfig, TtrpcConfig
+
+Context = InitContext[NoConfig]
+
+
+@GRPC_SERVICE.plugin("containers", requires=(METADATA,))
+async def containers(ctx: Context) -> RpcService:
+    """Container records."""
+    from orlop_services.services.containers import ContainersService
+
+    return ContainersService(ctx.get(METADATA).containers)
+
+
+@GRPC_SERVICE.plugin("content", requires=(METADATA,))
+async def content(ctx: Context) -> RpcService:
+    """Blobs and ingests."""
+    from orlop_services.services.content import ContentService
+
+    return ContentService(ctx.get(METADATA).content)
+
+
+@GRPC_SERVICE.plugin("diff", requires=(DIFF_SERVICE.exact("diff-service"),))
+async def diff(ctx: Context) -> RpcService:
+    """Layers to trees and back."""
+    from orlop_services.services.diff import DiffService
+
+    return DiffService(ctx.get(DIFF_SERVICE, "diff-service"))
+
+
+@GRPC_SERVICE.plugin("events", requires=(EVENT,))
+async def events(ctx: Context) -> RpcService:
+    """Events, for clients."""
+    from orlop_services.services.events import EventsService
+
+    return EventsService(ctx.get(EVENT))
+
+
+@TTRPC_SERVICE.plugin("events", requires=(EVENT,))
+async def shim_events(ctx: Context) -> RpcService:
+    """Events, from shims."""
+    from orlop_services.services.events import ShimEventsService
+
+    return ShimEventsService(ctx.get(EVENT))
+
+
+@GRPC_SERVICE.plugin("healthcheck")
+async def healthcheck(_ctx: Context) -> RpcService:
+    """The standard health service."""
+    from orlop_services.services.health import HealthService
+
+    return HealthService()
+
+
+@GRPC_SERVICE.plugin("images", requires=(METADATA,))
+async def images(ctx: Context) -> RpcService:
+    """Image records."""
+    from orlop_services.services.images import ImagesService
+
+    return ImagesService(ctx.get(METADATA).images)
+
+
+@GRPC_SERVICE.plugin("introspection")
+async def introspection(ctx: Context) -> RpcService:
+    """The daemon and its plugins, described."""
+    from orlop_services.services.introspection import IntrospectionService
+
+    return IntrospectionService(ctx.plugins, lambda: ctx.root)
+
+
+@GRPC_SERVICE.plugin("leases", requires=(METADATA,))
+async def leases(ctx: Context) -> RpcService:
+    """Leases and what they keep."""
+    from orlop_services.services.leases import LeasesService
+
+    return LeasesService(ctx.get(METADATA).leases)
+
+
+@GRPC_SERVICE.plugin("namespaces", requires=(METADATA,))
+async def namespaces(ctx: Context) -> RpcService:
+    """Namespaces."""
+    from orlop_services.services.namespaces import NamespacesService
+
+    return NamespacesService(ctx.get(METADATA).namespaces)
+
+
+@GRPC_SERVICE.plugin("sandboxes", requires=(METADATA,))
+async def sandboxes(ctx: Context) -> RpcService:
+    """Sandbox records."""
+    from orlop_services.services.sandboxes import SandboxesService
+
+    return SandboxesService(ctx.get(METADATA).sandboxes)
+
+
+@GRPC_SERVICE.plugin("snapshots", requires=(METADATA,))
+async def snapshots(ctx: Context) -> RpcService:
+    """Snapshots of all snapshotters."""
+    from orlop_services.services.snapshots import SnapshotsService
+
+    return SnapshotsService(ctx.get(METADATA).snapshotters)
+
+
+@GRPC_SERVICE.plugin("tasks", requires=(TASKS.exact("tasks-service"),))
+async def tasks(ctx: Context) -> RpcService:
+    """Tasks and their processes."""
+    from orlop_services.services.tasks import TasksService
+
+    return TasksService(ctx.get(TASKS, "tasks-service"))
+
+
+@GRPC_SERVICE.plugin("version")
+async def version(ctx: Context) -> RpcService:
+    """Which program this is."""
+    from orlop_services.services.version import VersionService
+
+    return VersionService(ctx.properties.get("version", ""), ctx.properties.get("revision", ""))
+
+
+@SERVER.plugin("grpc", config=GrpcConfig, requires=(GRPC_SERVICE.optional(),))
+async def grpc_server(ctx: InitContext[GrpcConfig]) -> Server:
+    """Clients' unix socket."""
+    from orlop_services.servers.grpc import UnixServer
+    from orlop_services.servers.table import LiveTable
+
+    return UnixServer(ctx.config, LiveTable(ctx.all(GRPC_SERVICE), ctx.log))
+
+
+@SERVER.plugin("grpc-tcp", config=TcpConfig, requires=(GRPC_SERVICE.optional(),))
+async def grpc_tcp_server(ctx: InitContext[TcpConfig]) -> Server:
+    """Clients' TCP port, for services that may be reached from other hosts."""
+    if not ctx.config.address:
+        raise SkipPlugin(f'no address; to listen on TCP set [plugins."{ctx.uri}"] address = "127.0.0.1:10010"')
+    from orlop_services.servers.grpc import TcpServer
+    from orlop_services.servers.table import LiveTable, Offered
+
+    return TcpServer(ctx.config, LiveTable(Offered(ctx.all(GRPC_SERVICE), ctx.plugins, "tcp"), ctx.log))
+
+
+@SERVER.plugin("ttrpc", config=TtrpcConfig, requires=(TTRPC_SERVICE.optional(),))
+async def ttrpc_server(ctx: InitContext[TtrpcConfig]) -> Server:
+    """Shims' unix socket."""
+    from orlop_services.servers.table import LiveTable
+    from orlop_services.servers.ttrpc import TtrpcServer
+
+    return TtrpcServer(ctx.config, LiveTable(ctx.all(TTRPC_SERVICE), ctx.log))

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``containerd.services.images.v1.Images`` over the image store."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from google.protobuf.empty_pb2 import Empty
+
+from orlop.errors import InvalidArgument
+from orlop.interfaces.metadata import ImageStore
+from orlop.values import EPOCH
+from orlop_sdk.api.services.images.v1 import images_pb2 as pb
+from orlop_sdk.convert.common import time_from_wire
+from orlop_sdk.convert.images import image_from_wire, image_to_wire
+from orlop_sdk.rpc.service import Service
+
+
+class ImagesService(Service):
+    """Image records."""
+
+    service = "containerd.services.images.v1.Images"
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+
+    async def Get(self, request: pb.GetImageRequest) -> pb.GetImageResponse:
+        return pb.GetImageResponse(image=image_to_wire(await self._store.get(request.name)))
+
+    async def List(self, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
+        found = await self._store.list(list(request.filters))
+        return pb.ListImagesResponse(images=[image_to_wire(image) for image in found])
+
+    async def Create(self, request: pb.CreateImageRequest) -> pb.CreateImageResponse:
+        # The times a client sends are not its to say; a source date, for reproducible results, is.
+        epoch = time_from_wire(request.source_date_epoch)
+        image = dataclasses.replace(image_from_wire(request.image), created_at=epoch, updated_at=epoch)
+        return pb.CreateImageResponse(image=image_to_wire(await self._store.create(image)))
+
+    async def Update(self, request: pb.UpdateImageRequest) -> pb.UpdateImageResponse:
+        if not request.image.name:
+            raise InvalidArgument("image: name is required to update it")
+        epoch = time_from_wire(request.source_date_epoch)
+        image = dataclasses.replace(image_from_wire(request.image), created_at=EPOCH, updated_at=epoch)
+        updated = await self._store.update(image, list(request.update_mask.paths))
+        return pb.UpdateImageResponse(image=image_to_wire(updated))
+
+    async def Delete(self, request: pb.DeleteImageRequest) -> Empty:
+        await self._store.delete(request.name, target=request.target.digest, sync=request.sync)
+        return Empty()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``orlop config``: look at and check the daemon's config file, without a daemon."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from orlop.config import Config, dump, load
+from orlop.discovery import AnyRegistration, discover
+from orlop.errors import ConfigError, LoadError
+from orlop.interfaces.introspection import COMMAND, CommandPlugin, command
+from orlop.kernel import Kernel
+from orlop.plugin import InitContext
+
+from orlop_cli.console import Console
+
+
+class ConfigCommand:
+    """``config default|dump|check|migrate|schema``."""
+
+    @property
+    def summary(self) -> str:
+        return "print, check and migrate the daemon's config"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("-c", "--config", type=Path, help="the file; /etc/containerd/config.toml if not given")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        actions.add_parser("default", help="what holds without any file, every key explained")
+        actions.add_parser("dump", help="what holds with it: imports merged, migrated, with the line each came from")
+        actions.add_parser("check", help="all faults at once, unknown keys included; exit status 1 if there are any")
+        actions.add_parser("migrate", help="the file in the newest version of the format")
+        actions.add_parser("schema", help="JSON Schema of the whole file, for editors")
+
+    def run(self, arguments: argparse.Namespace, console: Console) -> int:
+        actions = {"default": _default, "dump": _dump, "check": _check, "migrate": _dump, "schema": _schema}
+        return actions[arguments.action](arguments.config, console)
+
+
+def _default(file: Path | None, console: Console) -> int:
+    print(dump.default(_installed()), end="")
+    return 0
+
+
+def _dump(file: Path | None, console: Console) -> int:
+    config = load(file)
+    config.raise_faults()
+    print(dump.effective(config.document), end="")
+    return 0
+
+
+def _schema(file: Path | None, console: Console) -> int:
+    console.json(dump.schema(_installed()))
+    return 0
+
+
+def _check(file: Path | None, console: Console) -> int:
+    faults = _faults(load(file, {("strict",): True}))
+    if console.format == "json":
+        console.json(faults)
+    for fault in faults if console.format != "json" else ():
+        print(fault)
+    if not faults:
+        console.remark("no faults")
+    return 1 if faults else 0
+
+
+def _faults(config: Config) -> list[str]:
+    try:
+        Kernel(config).select()
+    except ConfigError as error:
+        return [*error.faults, *config.findings.warnings]
+    return list(config.findings.warnings)
+
+
+def _installed() -> list[AnyRegistration]:
+    found = []
+    for candidate in discover().candidates.values():
+        if candidate.type != COMMAND.name:
+            try:
+                found.append(candidate.load())
+            except LoadError:  # what cannot be imported has no defaults; the daemon's plugin list says why
+                continue
+    return found
+
+
+@command("config")
+async def config(ctx: InitContext[Any]) -> CommandPlugin:
+    """Register ``orlop config``."""
+    return ConfigCommand()

@@ -41,7 +41,7 @@ from orlop.blocking import Pool, run_blocking
 from orlop.errors import FailedPrecondition, Unimplemented
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop.values import EMPTY, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
-from orlop_sdk.filters import parse
+from orlop_sdk.filters import fields, parse
 from orlop_sdk.linux.tree import disk_usage, remove_tree
 from orlop_sdk.storage.snapshots import SnapshotRecords, StoredSnapshot
 
@@ -136,9 +136,13 @@ class DirectorySnapshotter:
         wanted = parse(filters)
         for snapshot in await self._pool.run(self._records.all):
             info = self.present(snapshot)
-            if wanted.match(
-                {"kind": info.kind.name.lower(), "name": info.name, "parent": info.parent, "labels": info.labels}
-            ):
+            known: dict[str, str | Labels] = {
+                "kind": info.kind.name.lower(),
+                "name": info.name,
+                "parent": info.parent,
+                "labels": info.labels,
+            }
+            if wanted.match(fields(known)):
                 yield info
 
     async def cleanup(self) -> None:

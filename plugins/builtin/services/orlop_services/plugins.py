@@ -29,7 +29,7 @@ async def containers(ctx: Context) -> RpcService:
 @GRPC_SERVICE.plugin("content", requires=(METADATA,))
 async def content(ctx: Context) -> RpcService:
     """Blobs and ingests."""
-    from orlop_services.services.content import ContentService
+    from orlop_sdk.serving.content import ContentService
 
     return ContentService(ctx.get(METADATA).content)
 
@@ -37,7 +37,7 @@ async def content(ctx: Context) -> RpcService:
 @GRPC_SERVICE.plugin("diff", requires=(DIFF_SERVICE.exact("diff-service"),))
 async def diff(ctx: Context) -> RpcService:
     """Layers to trees and back."""
-    from orlop_services.services.diff import DiffService
+    from orlop_sdk.serving.diff import DiffService
 
     return DiffService(ctx.get(DIFF_SERVICE, "diff-service"))
 
@@ -109,7 +109,7 @@ async def sandboxes(ctx: Context) -> RpcService:
 @GRPC_SERVICE.plugin("snapshots", requires=(METADATA,))
 async def snapshots(ctx: Context) -> RpcService:
     """Snapshots of all snapshotters."""
-    from orlop_services.services.snapshots import SnapshotsService
+    from orlop_sdk.serving.snapshots import SnapshotsService
 
     return SnapshotsService(ctx.get(METADATA).snapshotters)
 

@@ -13,8 +13,8 @@ from orlop.blocking import run_blocking
 from orlop.errors import InvalidArgument, Unavailable
 from orlop.interfaces.rpc import RpcMethod
 from orlop_sdk.rpc.grpc_server import TableHandler
+from orlop_sdk.serving.socketfile import SocketFile
 from orlop_services.servers.config import GrpcConfig, TcpConfig
-from orlop_services.servers.socketfile import SocketFile
 
 #: Seconds that calls in progress get when a server closes.
 _GRACE = 2.0

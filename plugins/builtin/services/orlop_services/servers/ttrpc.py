@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from orlop.blocking import run_blocking
 from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk.serving.socketfile import SocketFile
 from orlop_sdk.ttrpc.server import Server
 from orlop_services.servers.config import TtrpcConfig
-from orlop_services.servers.socketfile import SocketFile
 
 
 class TtrpcServer:

@@ -3,5 +3,5 @@
 
 A service converts messages, calls its back end and converts the answer. Rules about records belong to the back end,
 so that they hold for callers in this process too; only what the wire alone brings (field masks, chunks, streams) is
-here.
+here. The services that proxy plugins offer as well (content, diff, snapshots) are in `orlop_sdk.serving`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``containerd.services.diff.v1.Diff`` over the differ that asks the others."""
+"""``containerd.services.diff.v1.Diff`` over a differ."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``containerd.services.snapshots.v1.Snapshots`` over the metadata store's snapshotters."""
+"""``containerd.services.snapshots.v1.Snapshots`` over any number of snapshotters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orlop_sdk.api.services.snapshots.v1 import snapshots_pb2 as pb
 from orlop_sdk.convert.common import mounts_to_wire
 from orlop_sdk.convert.snapshots import info_from_wire, info_to_wire, usage_to_wire
 from orlop_sdk.rpc.service import Service
-from orlop_services.services.batches import batches
+from orlop_sdk.serving.batches import batches
 
 
 class SnapshotsService(Service):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``containerd.services.content.v1.Content`` over the content store."""
+"""``containerd.services.content.v1.Content`` over a content store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orlop_sdk.api.services.content.v1 import content_pb2 as pb
 from orlop_sdk.convert.common import time_to_wire
 from orlop_sdk.convert.content import info_from_wire, info_to_wire, status_to_wire
 from orlop_sdk.rpc.service import Service
-from orlop_services.services.batches import batches
+from orlop_sdk.serving.batches import batches
 
 #: Bytes a message when a blob is read.
 CHUNK: Final = 1 << 20

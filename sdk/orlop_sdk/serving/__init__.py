@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve implementations of kernel interfaces over containerd's own APIs.
+
+The daemon uses the service classes; an author uses `orlop_sdk.serving.proxy` to run a snapshotter, content store or
+differ as a process of its own, which containerd and Orlop take as a proxy plugin.
+
+==================================  ===================================================================================
+`orlop_sdk.serving.proxy`           serve one or several of them on a unix socket, and a ``main`` for such programs
+`orlop_sdk.serving.snapshots`       ``containerd.services.snapshots.v1``
+`orlop_sdk.serving.content`         ``containerd.services.content.v1``
+`orlop_sdk.serving.diff`            ``containerd.services.diff.v1``
+`orlop_sdk.serving.socketfile`      the file of a unix socket, made without races
+==================================  ===================================================================================
+"""

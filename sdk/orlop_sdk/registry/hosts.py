@@ -8,7 +8,7 @@
         print(host.base, host.capabilities)
 
 A directory per registry (``docker.io``, ``registry.example:5000`` or ``registry.example_5000_``, or ``_default`` for
-all others) holds ``hosts.toml``, or else just certificates. It is read anew for every reference, so edits need no restart.
+all others) holds ``hosts.toml``, or else just certificates. It is read anew for each reference: edits need no restart.
 """
 
 from __future__ import annotations

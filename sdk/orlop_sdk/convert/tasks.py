@@ -32,9 +32,11 @@ def status_from_wire(number: int) -> TaskStatus:
 
 
 def process_to_wire(state: ProcessState) -> task_pb2.Process:
-    """``Process`` of a state, named as clients expect: by exec id, and by container id for the first process."""
+    """``Process`` of a state, named as clients expect: by exec id, and by container id for the first process.
+
+    The container's id is left out, as by containerd; who asked knows it.
+    """
     return task_pb2.Process(
-        container_id=state.id,
         id=state.exec_id or state.id,
         pid=state.pid,
         status=_TO_WIRE[state.status],
@@ -48,7 +50,7 @@ def process_to_wire(state: ProcessState) -> task_pb2.Process:
 
 
 def process_from_wire(message: task_pb2.Process, container: str = "") -> ProcessState:
-    """The state in a ``Process``. Daemons may leave its container id out; then *container* is it."""
+    """The state in a ``Process``. Daemons leave its container id out; *container* is it then."""
     id = message.container_id or container or message.id
     return ProcessState(
         id=id,

@@ -69,9 +69,7 @@ class ContentService(Service):
 
     async def Write(self, requests: AsyncIterator[pb.WriteContentRequest]) -> AsyncIterator[pb.WriteContentResponse]:
         first = await anext(requests, None)
-        if first is None:
-            return
-        if not first.ref:
+        if first is None or not first.ref:
             raise InvalidArgument("ingest: the first message of a write must name its ref")
         writer = await self._store.writer(first.ref, total=first.total, expected=first.expected)
         try:
@@ -129,14 +127,15 @@ class _Session:
                 f'ingest "{self._ref}": write at offset {request.offset}, but {self._offset} bytes are stored; '
                 f"continue there, or at 0 to start over"
             )
-        if not request.data:
-            return
-        if not request.offset and self._offset:
+        # A commit may leave its offset out; a write at 0 starts over, even when it brings nothing.
+        starts_over = bool(request.data) or request.action == pb.WriteAction.WRITE
+        if starts_over and not request.offset and self._offset:
             await self._writer.truncate(0)
             self._offset = 0
-        await self._writer.write(request.data)
-        self._offset += len(request.data)
-        self._updated_at = now()
+        if request.data:
+            await self._writer.write(request.data)
+            self._offset += len(request.data)
+            self._updated_at = now()
 
     async def _commit(self, request: pb.WriteContentRequest) -> str:
         return await self._writer.commit(size=self._total, expected=self._expected, labels=dict(request.labels))

@@ -55,8 +55,9 @@ class _Formatter(logging.Formatter):
         level = _NAMES.get(record.levelno, "trace" if record.levelno < logging.DEBUG else record.levelname.lower())
         found = {"time": stamp, "level": level, "msg": record.getMessage()}
         plugin = _PLUGIN.fullmatch(record.name)
-        if plugin is not None:
-            found["plugin"] = plugin[1]
+        # Who speaks about a plugin, as the registry does, may give the record that attribute.
+        if (uri := getattr(record, "plugin", plugin[1] if plugin is not None else None)) is not None:
+            found["plugin"] = str(uri)
         else:
             found["logger"] = record.name
         if record.exc_info:

@@ -58,6 +58,8 @@ def properties(config: Config) -> dict[str, str]:
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon until a signal ends it, and return the exit status."""
     began = time.monotonic()
+    # Starting makes many objects and hardly any garbage.
+    gc.disable()
     config = read_config(arguments)
     debug = config.settings.debug
     logs.configure(debug.level, debug.format)
@@ -90,9 +92,9 @@ async def _serve(config: Config, began: float) -> None:
     kernel = Kernel(config, properties=properties(config))
     try:
         if await _start(kernel, stop):
-            # What is there now stays: a full collection need not look through it again.
-            gc.collect()
+            # What is there now stays: no collection needs to look through it again.
             gc.freeze()
+            gc.enable()
             host.notify("READY=1")
             _log.info("ready after %.3f s", time.monotonic() - began)
             await stop.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -94,8 +95,25 @@ def _server(config: GrpcConfig | TcpConfig, methods: Mapping[str, RpcMethod]) ->
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((TableHandler(methods),))
+    server.add_generic_rpc_handlers((TableHandler(methods), _Unknown(methods)))
     return server
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """Answers what no service does, in the words that Go's servers use and some clients look for."""
+
+    def __init__(self, methods: Mapping[str, RpcMethod]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        service, _, method = str(handler_call_details.method).removeprefix("/").rpartition("/")
+        known = any(path.startswith(f"/{service}/") for path in self._methods)
+        text = f"unknown method {method} for service {service}" if known else f"unknown service {service}"
+
+        async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _bind(server: grpc.aio.Server, target: str, address: str, credentials: grpc.ServerCredentials | None) -> int:

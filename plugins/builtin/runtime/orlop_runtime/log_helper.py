@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``orlop-log``: runs one log driver in a process of its own, started by a shim as a ``binary://`` logger.
+
+The protocol is containerd's: descriptor 3 is the container's stdout, 4 its stderr, and closing 5 says that the logger
+is ready. The environment names the container, the arguments are the URI's query as pairs of key and value in any order:
+``driver`` (the plugin's URI), ``uri`` (what the client wrote) and ``config`` (the daemon's config file, optional).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from orlop.config import Config, from_data, load
+from orlop.errors import InvalidArgument, OrlopError
+from orlop.interfaces.log import LOG_DRIVER, LogDriver, LogStreams
+from orlop.kernel import Kernel
+
+_STDOUT: Final = 3
+_STDERR: Final = 4
+_READY: Final = 5
+
+
+def main() -> int:
+    """Run the driver that the arguments name, until both streams end; returns the exit status."""
+    try:
+        arguments = pairs(sys.argv[1:])
+        driver = asyncio.run(find(arguments["driver"], arguments.get("config", "")))
+        uri = arguments["uri"]
+        driver.run(uri, options_of(uri), streams(os.environ))
+    except KeyError as error:
+        print(f"orlop-log: no {error} given; shims start this program, not people", file=sys.stderr)
+        return 2
+    except (OrlopError, OSError) as error:
+        # The shim sees the ready descriptor close without us being there, and the container does not start.
+        print(f"orlop-log: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def pairs(arguments: Sequence[str]) -> dict[str, str]:
+    """Keys and values that follow one another. Raises `InvalidArgument` for a key without value."""
+    if len(arguments) % 2:
+        raise InvalidArgument(f"arguments {list(arguments)}: must be pairs of key and value")
+    return dict(zip(arguments[::2], arguments[1::2], strict=True))
+
+
+def options_of(uri: str) -> dict[str, str]:
+    """The query of a URI; of several values for one key the last counts."""
+    return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
+
+
+def streams(environment: Mapping[str, str]) -> LogStreams:
+    """What the shim handed over."""
+    return LogStreams(
+        stdout=_STDOUT,
+        stderr=_STDERR,
+        container=environment.get("CONTAINER_ID", ""),
+        namespace=environment.get("CONTAINER_NAMESPACE", ""),
+        ready=_ready,
+    )
+
+
+async def find(plugin: str, config: str) -> LogDriver:
+    """The driver, brought up in a kernel of its own with nothing else in it.
+
+    Raises the kernel's errors, which say why there is none.
+    """
+    kernel = Kernel(_config(config), only={plugin}, leave_out=())
+    await kernel.start()
+    id = plugin.removeprefix(f"{LOG_DRIVER.name}.")
+    return kernel.get(LOG_DRIVER, id)
+
+
+def _config(path: str) -> Config:
+    # Without a file, nothing of /etc is read: the daemon did not use it either.
+    return load(Path(path)) if path else from_data({})
+
+
+def _ready() -> None:
+    try:
+        # A byte is what newer shims wait for; the close is enough for all others.
+        os.write(_READY, b"1")
+    finally:
+        os.close(_READY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver: two pipes in, one rotating file of JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from orlop.errors import InvalidArgument
+from orlop.interfaces.log import LogDriver, LogStreams
+
+_CHUNK: Final = 64 << 10
+# A longer line becomes several entries, of which only the last ends with a newline: readers join them by that.
+_LONGEST: Final = 16 << 10
+_SIZE: Final = re.compile(r"(-?\d+)\s*([kmg]?)i?b?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class JsonFileDriver:
+    """See `orlop.interfaces.log.LogDriver`. The arguments hold for URIs without such options."""
+
+    def __init__(self, max_size: str = "-1", max_file: int = 1) -> None:
+        self._defaults = {"max-size": max_size, "max-file": str(max_file)}
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        return ("json-file",)
+
+    def shim_uri(self, uri: str) -> str | None:
+        parts = urlsplit(uri)
+        self._open_args(uri, dict(parse_qsl(parts.query, keep_blank_values=True)))
+        return None
+
+    def run(self, uri: str, options: Mapping[str, str], streams: LogStreams) -> None:
+        file = RotatingFile(*self._open_args(uri, options))
+        try:
+            streams.ready()
+            copy(streams, file)
+        finally:
+            file.close()
+
+    def _open_args(self, uri: str, options: Mapping[str, str]) -> tuple[Path, int, int]:
+        parts = urlsplit(uri)
+        if parts.netloc or not parts.path.startswith("/") or parts.path.endswith("/"):
+            raise InvalidArgument(f'log URI "{uri}": needs the absolute path of a file; write json-file:///path')
+        unknown = sorted(options.keys() - self._defaults.keys())
+        if unknown:
+            raise InvalidArgument(f'log URI "{uri}": no option "{unknown[0]}"; there are max-size and max-file')
+        chosen = {**self._defaults, **options}
+        size = parse_size(chosen["max-size"])
+        if not chosen["max-file"].isdecimal() or int(chosen["max-file"]) < 1:
+            raise InvalidArgument(f'log URI "{uri}": max-file "{chosen["max-file"]}" must be a number of at least 1')
+        return Path(parts.path), size, int(chosen["max-file"])
+
+
+class RotatingFile:
+    """A file that is appended to, and renamed to ``.1`` before it grows past *most* bytes (0: never)."""
+
+    def __init__(self, path: Path, most: int, files: int) -> None:
+        self._path = path
+        self._most = most
+        self._files = files
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._fd = self._open()
+        self._size = os.fstat(self._fd).st_size
+
+    def write(self, entry: bytes) -> None:
+        """Append one entry whole, in the current file or a new one."""
+        if self._most and self._size and self._size + len(entry) > self._most:
+            self._rotate()
+        view = memoryview(entry)
+        while view:
+            written = os.write(self._fd, view)
+            view = view[written:]
+        self._size += len(entry)
+
+    def close(self) -> None:
+        """Close the file. May be called once."""
+        os.close(self._fd)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _rotate(self) -> None:
+        self._size = 0
+        if self._files == 1:
+            os.ftruncate(self._fd, 0)
+            return
+        os.close(self._fd)
+        for number in range(self._files - 1, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number}")
+            newer = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
+            if newer.exists():
+                newer.replace(older)
+        self._fd = self._open()
+
+
+class Lines:
+    """Cuts what one stream says into entries, a line each."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The entries that are complete now."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        entries = []
+        for line in lines:
+            entries.extend(self._pieces(line + b"\n"))
+        while len(self._rest) > _LONGEST:
+            cut = _cut(self._rest, _LONGEST)
+            entries.append(self._entry(self._rest[:cut]))
+            self._rest = self._rest[cut:]
+        return entries
+
+    def end(self) -> list[bytes]:
+        """The last entry, if the stream did not end with a newline."""
+        rest, self._rest = self._rest, b""
+        return [self._entry(rest)] if rest else []
+
+    def _pieces(self, line: bytes) -> list[bytes]:
+        pieces = []
+        while len(line) > _LONGEST + 1:
+            cut = _cut(line, _LONGEST)
+            pieces.append(self._entry(line[:cut]))
+            line = line[cut:]
+        return [*pieces, self._entry(line)]
+
+    def _entry(self, text: bytes) -> bytes:
+        entry = {"log": text.decode(errors="replace"), "stream": self._stream, "time": timestamp(time.time_ns())}
+        return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def copy(streams: LogStreams, file: RotatingFile) -> None:
+    """Copy both streams until they have ended."""
+    with selectors.DefaultSelector() as selector:
+        for fd, name in ((streams.stdout, "stdout"), (streams.stderr, "stderr")):
+            selector.register(fd, selectors.EVENT_READ, Lines(name))
+        while selector.get_map():
+            for key, _ in selector.select():
+                lines: Lines = key.data
+                data = os.read(key.fd, _CHUNK)
+                for entry in lines.feed(data) if data else lines.end():
+                    file.write(entry)
+                if not data:
+                    selector.unregister(key.fd)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``10m``; 0, which means no limit, for ``-1``. Raises `InvalidArgument`."""
+    match = _SIZE.fullmatch(text.strip())
+    number = int(match[1]) if match else 0
+    if match is None or number == 0 or number < -1:
+        raise InvalidArgument(f'max-size "{text}": write a size such as 500k, 10m or 1g, or -1 for none')
+    return 0 if number == -1 else number * _UNITS[match[2].lower()]
+
+
+def timestamp(nanoseconds: int) -> str:
+    """RFC 3339 in UTC, with nanoseconds."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+
+
+def _cut(text: bytes, most: int) -> int:
+    """Where to cut so that no character is: UTF-8 continues with bytes of the form 10xxxxxx."""
+    for cut in range(most, most - 4, -1):
+        if text[cut] & 0xC0 != 0x80:
+            return cut
+    return most
+
+
+_: type[LogDriver] = JsonFileDriver

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The json-file driver: the suite for all drivers, and what is its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from orlop.errors import InvalidArgument
+from orlop.interfaces.log import LogDriver
+from orlop_jsonfile.driver import JsonFileDriver, Lines, RotatingFile, parse_size, timestamp
+from orlop_sdk.testing.log import LogDriverSuite, LogRun
+
+
+def entries(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class TestSuite(LogDriverSuite):
+    bad_uris = (
+        "json-file://relative",
+        "json-file:///",
+        "json-file:///x?max-size=many",
+        "json-file:///x?max-size=0",
+        "json-file:///x?max-file=0",
+        "json-file:///x?compress=true",
+    )
+
+    @pytest.fixture
+    def driver(self) -> LogDriver:
+        return JsonFileDriver()
+
+    @pytest.fixture
+    def uri(self, tmp_path: Path) -> str:
+        return f"json-file://{tmp_path}/logs/c1.json"
+
+    def logged(self, uri: str) -> Mapping[str, bytes]:
+        found: dict[str, bytes] = {}
+        for entry in entries(Path(urlsplit(uri).path)):
+            found[entry["stream"]] = found.get(entry["stream"], b"") + entry["log"].encode()
+        return found
+
+
+def test_entries_are_dockers(tmp_path: Path) -> None:
+    run = LogRun(JsonFileDriver(), f"json-file://{tmp_path}/log")
+    run.wait_ready()
+    run.write("stdout", 'grüße "you"\n'.encode())
+    run.end()
+    (entry,) = entries(tmp_path / "log")
+    assert list(entry) == ["log", "stream", "time"]
+    assert (entry["log"], entry["stream"]) == ('grüße "you"\n', "stdout")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", entry["time"])
+
+
+def test_rotates_before_a_file_grows_too_large(tmp_path: Path) -> None:
+    run = LogRun(JsonFileDriver(), f"json-file://{tmp_path}/log?max-size=1k&max-file=3")
+    run.wait_ready()
+    for number in range(100):
+        run.write("stdout", b"line %03d\n" % number)
+    run.end()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    assert all(path.stat().st_size <= 1024 for path in tmp_path.iterdir())
+    texts = [entry["log"] for name in ("log.2", "log.1", "log") for entry in entries(tmp_path / name)]
+    assert texts == [f"line {number:03d}\n" for number in range(100 - len(texts), 100)]
+
+
+def test_a_single_file_is_emptied(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", 10, 1)
+    file.write(b"12345678\n")
+    file.write(b"abc\n")
+    file.close()
+    assert (tmp_path / "log").read_bytes() == b"abc\n"
+
+
+def test_appends_to_what_is_there(tmp_path: Path) -> None:
+    for text in (b"one\n", b"two\n"):
+        run = LogRun(JsonFileDriver(), f"json-file://{tmp_path}/log")
+        run.wait_ready()
+        run.write("stdout", text)
+        run.end()
+    assert [entry["log"] for entry in entries(tmp_path / "log")] == ["one\n", "two\n"]
+
+
+def test_a_long_line_is_split_where_no_character_is() -> None:
+    lines = Lines("stdout")
+    text = "x" + "é" * 20_000
+    found = [json.loads(entry)["log"] for entry in [*lines.feed(text.encode()), *lines.feed(b"\n")]]
+    assert "".join(found) == text + "\n"
+    assert [piece.endswith("\n") for piece in found] == [False] * (len(found) - 1) + [True]
+    assert all(len(piece.encode()) <= (16 << 10) + 1 for piece in found)
+
+
+@pytest.mark.parametrize(("text", "size"), [("-1", 0), ("5", 5), ("2k", 2048), ("10m", 10 << 20), ("1GB", 1 << 30)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-2", "ten", "1t", "1.5m"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="max-size"):
+        parse_size(text)
+
+
+def test_timestamps_have_nanoseconds() -> None:
+    assert timestamp(1_700_000_000_000_000_001) == "2023-11-14T22:13:20.000000001Z"

@@ -26,7 +26,7 @@ from typing import ClassVar, TypeAlias
 import pytest
 import pytest_asyncio
 
-from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop.values import EMPTY, Labels, Mount, SnapshotInfo, SnapshotKind
 from orlop_sdk.linux.mount import temporary_mount
@@ -313,8 +313,11 @@ class SnapshotterSuite:
             (["name~=^(active|view)$"], {"active", "view"}),
         ):
             assert {info.name async for info in snapshotter.walk(filters)} == expected, filters
-        with pytest.raises(InvalidArgument):
-            assert [info async for info in snapshotter.walk(["kind=="])]
+
+    async def test_malformed_filters_are_refused(self, snapshotter: Snapshotter) -> None:
+        for malformed in ("kind==", "name~=(", "labels..a"):
+            with pytest.raises(InvalidArgument):
+                assert [info async for info in snapshotter.walk([malformed])]
 
     async def test_other_calls_can_be_made_while_walking(self, snapshotter: Snapshotter) -> None:
         names = await add_layers(snapshotter, [write("a", "")], [write("b", "")])
@@ -389,7 +392,10 @@ class SnapshotterSuite:
         await snapshotter.prepare("removed", parent)
         await snapshotter.remove("removed")
         before = await look(await snapshotter.prepare("key", parent))
-        await asyncio.gather(*(snapshotter.cleanup() for _ in range(3)))
+        try:
+            await asyncio.gather(*(snapshotter.cleanup() for _ in range(3)))
+        except Unimplemented:
+            pytest.skip("the snapshotter on the other side has nothing to clean up")
         assert await look(await snapshotter.mounts("key")) == before
 
     async def test_calls_may_overlap(self, snapshotter: Snapshotter) -> None:

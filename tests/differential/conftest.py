@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two daemons that are compared, and what both are fed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.comparison import Pair
+from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
+from tests.support.image import Image, many_layers, noise, write_archive, write_layout
+from tests.support.place import short_directory
+from tests.support.registry import Registry
+
+# Set to "containerd", this compares containerd with itself: what differs then is a flaw of the scenario.
+SUBJECT = {"orlopd": ORLOPD, "containerd": CONTAINERD}[os.environ.get("ORLOP_TEST_SUBJECT", "orlopd")]
+
+
+@pytest.fixture(scope="session")
+def directory() -> Iterator[Path]:
+    """A short directory for the whole session."""
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def registry(directory: Path) -> Iterator[Registry]:
+    """A registry with the images ``busy`` and ``many``."""
+    with Registry(directory / "registry") as registry:
+        registry.push(write_layout(directory / "busy", {"latest": Image()}), "busy")
+        registry.push(write_layout(directory / "many", {"latest": many_layers(5)}), "many")
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def pair(directory: Path, registry: Registry) -> Iterator[Pair]:
+    """Debian's containerd, and orlopd."""
+    data = {
+        "busy": write_archive(directory / "busy.tar", {"example.com/busy:1": Image(labels={"say": "hi"})}),
+        "many": write_archive(directory / "many.tar", {"example.com/many:1": many_layers(5)}),
+        "noise": directory / "noise",
+        "registry": Path(registry.host),
+    }
+    data["noise"].write_bytes(noise(1, 3_000_000))
+    for name in "co":
+        (directory / name).mkdir()
+    with Daemon(directory / "c", CONTAINERD) as standard, Daemon(directory / "o", SUBJECT) as subject:
+        yield Pair(standard, subject, directory, data)

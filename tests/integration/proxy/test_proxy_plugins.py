@@ -120,6 +120,7 @@ def test_a_snapshotter_that_comes_back_is_used_again(base: Path, containerd: Dae
 def until_connected(ctr: Ctr, plugin: str) -> None:
     """Wait for containerd, which tries to connect at growing intervals."""
     deadline = time.monotonic() + 30
-    while (result := ctr.run("snapshots", "--snapshotter", plugin, "ls")).code != 0:
+    while (result := ctr.run("snapshots", "--snapshotter", plugin, "prepare", "probe")).code != 0:
         assert time.monotonic() < deadline, str(result)
         time.sleep(0.2)
+    ctr.ok("snapshots", "--snapshotter", plugin, "rm", "probe")

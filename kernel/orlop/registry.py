@@ -221,6 +221,7 @@ class Registry:
             return working
         uri, origin = entry.uri, entry.candidate.origin
         if not found:
+            self._missing(requirement, entry)
             raise RequirementError(
                 f"needs {requirement}, which no installed distribution provides", plugin=uri, origin=origin
             )
@@ -230,7 +231,7 @@ class Registry:
         state = f"is {root.reason}" if root.state == DISABLED else f"{_PAST[root.state]}: {root.reason}"
         kind: type[PluginError] = RequirementError if root.state == FAILED else SkipPlugin
         error = kind(f"needs {root.uri}, which {state}{via}", plugin=uri, origin=origin)
-        entry.cause = root.uri
+        entry.cause = root.cause or root.uri
         raise error
 
     # ---- states ---------------------------------------------------------------------------------------------------
@@ -262,6 +263,13 @@ class Registry:
             entry.cause = entry.uri
             level = logging.INFO if entry.state == SKIPPED else logging.ERROR
             _log.log(level, "%s (%s): %s", entry.uri, entry.candidate.origin, entry.reason)
+
+    def _missing(self, requirement: Requirement, entry: Entry) -> None:
+        """What is not installed is a root cause too, and logged once, however many need it."""
+        entry.cause = str(requirement)
+        others = [other for other in self.entries.values() if other.cause == entry.cause and other is not entry]
+        if not others:
+            _log.error("no installed distribution provides %s, which %s needs", requirement, entry.uri)
 
     def _tell(self, entry: Entry) -> None:
         try:

@@ -165,11 +165,14 @@ async def test_a_ring_is_shown_as_a_chain_and_others_still_run(tmp_path: Path) -
     assert "the embedding program" in reason
 
 
-async def test_what_nobody_provides_is_named(tmp_path: Path) -> None:
-    async with kernel(tmp_path, plugin("a", [SINGLE])) as running:
-        (status,) = running.registry.statuses()
-    assert status.state == "failed"
-    assert "needs org.example.single.v1, which no installed distribution provides" in status.reason
+async def test_what_nobody_provides_is_named_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = [plugin("a", [SINGLE]), plugin("b", [SINGLE]), plugin("c", [GREETER.exact("a")])]
+    async with kernel(tmp_path, *parts) as running:
+        statuses = running.registry.statuses()
+    assert {(status.state, status.cause) for status in statuses} == {("failed", "org.example.single.v1")}
+    assert all("needs org.example.single.v1, which no installed" in status.reason for status in statuses)
+    errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["no installed distribution provides org.example.single.v1, which org.example.greeter.v1.a needs"]
 
 
 async def test_two_of_a_single_type_are_refused(tmp_path: Path) -> None:

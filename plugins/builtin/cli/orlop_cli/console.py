@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from orlop_sdk.client import Client
-
     from orlop_cli.progress import Progress
+    from orlop_sdk.client import Client
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from orlop.discovery import discover
 from orlop.errors import InvalidArgument, OrlopError, code_of
 from orlop.interfaces.introspection import COMMAND, CommandPlugin
 from orlop.kernel import Kernel
-
 from orlop_cli.console import Console
 
 

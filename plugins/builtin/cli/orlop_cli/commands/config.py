@@ -13,7 +13,6 @@ from orlop.errors import ConfigError, LoadError
 from orlop.interfaces.introspection import COMMAND, CommandPlugin, command
 from orlop.kernel import Kernel
 from orlop.plugin import InitContext
-
 from orlop_cli.console import Console
 
 

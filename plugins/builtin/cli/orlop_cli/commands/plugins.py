@@ -9,9 +9,8 @@ from typing import Any
 from orlop.errors import NotFound
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
-from orlop_sdk.client.introspection import Plugin
-
 from orlop_cli.console import Console
+from orlop_sdk.client.introspection import Plugin
 
 
 class PluginsCommand:

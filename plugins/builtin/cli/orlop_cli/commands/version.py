@@ -10,7 +10,6 @@ from typing import Any
 from orlop.errors import OrlopError
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
-
 from orlop_cli.console import Console
 
 

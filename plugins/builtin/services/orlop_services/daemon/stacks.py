@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 import sys
@@ -19,13 +18,18 @@ _log = logging.getLogger("orlop.daemon")
 def stacks(loop: asyncio.AbstractEventLoop) -> str:
     """The stacks as text."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    text = io.StringIO()
-    for ident, frame in sys._current_frames().items():
-        text.write(f'thread "{names.get(ident, ident)}":\n{"".join(traceback.format_stack(frame))}\n')
+    parts = [
+        f'thread "{names.get(ident, ident)}":\n{"".join(traceback.format_stack(frame))}'
+        for ident, frame in sys._current_frames().items()
+    ]
     for task in asyncio.all_tasks(loop):
-        task.print_stack(file=text)
-        text.write("\n")
-    return text.getvalue()
+        # Compiled coroutines, which grpc has, have frames without lines; the standard library's printer fails on them.
+        lines = (
+            f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}\n'
+            for frame in task.get_stack()
+        )
+        parts.append(f"{task!r}:\n{''.join(lines)}")
+    return "\n".join(parts)
 
 
 def dump(loop: asyncio.AbstractEventLoop) -> None:

@@ -46,6 +46,7 @@ _pool = DescriptorPool()
 _pool.Add(_describe())
 _file = _pool.FindFileByName("grpc/health/v1/health.proto")
 HEALTH: Final = _file.services_by_name["Health"]
+Request: Final[type[Any]] = message_class(_file.message_types_by_name["HealthCheckRequest"])
 Response: Final[type[Any]] = message_class(_file.message_types_by_name["HealthCheckResponse"])
 
 

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from orlop.errors import NotFound
+from orlop_sdk.rpc.local import LocalChannel
+from orlop_sdk.rpc.stub import Stub
+from orlop_services.services.health import HEALTH, SERVICE_UNKNOWN, SERVING, HealthService, Request
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub(LocalChannel(HealthService().methods()), HEALTH)
+
+
+async def test_the_daemon_serves(stub: Stub) -> None:
+    assert (await stub.Check(Request())).status == SERVING
+    with pytest.raises(NotFound):
+        await stub.Check(Request(service="other"))
+
+
+@pytest.mark.parametrize(("service", "status"), [("", SERVING), ("other", SERVICE_UNKNOWN)])
+async def test_a_watcher_gets_the_status_at_once(stub: Stub, service: str, status: int) -> None:
+    async with stub.Watch(Request(service=service)) as stream:
+        assert (await anext(stream)).status == status

@@ -5,8 +5,11 @@ A plugin author needs `InitContext`, `PluginConfig`, and the decorator and proto
 `orlop.interfaces`. A program that embeds the kernel needs `orlop.kernel.Kernel` and `orlop.config`.
 """
 
-from orlop.errors import OrlopError, SkipPlugin
-from orlop.plugin import InitContext, PluginConfig, PluginStatus, PluginType, Registration, Requirement
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop.errors import OrlopError, SkipPlugin
+    from orlop.plugin import InitContext, PluginConfig, PluginStatus, PluginType, Registration, Requirement
 
 __all__ = [
     "InitContext",
@@ -18,3 +21,13 @@ __all__ = [
     "Requirement",
     "SkipPlugin",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: a shim that needs `orlop.errors` alone must not pay for pydantic."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "orlop.errors" if name in ("OrlopError", "SkipPlugin") else "orlop.plugin"
+    return getattr(import_module(module), name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 CTR = "/usr/bin/ctr"
-TIMEOUT = 60.0
+TIMEOUT = 20.0
 """Seconds that one call may take."""
 
 

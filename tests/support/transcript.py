@@ -30,6 +30,7 @@ CLASSES = (
     "canceled",
 )
 GENERAL: tuple[tuple[str, str], ...] = (
+    (r"ERRO\[\d+\] resize pty.*", ""),  # a process that ended before its terminal was given its size
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d))?( (UTC|[+-]\d{4}))?( m=\S+)?", "<time>"),
     (r"\b(About a|Less than a|\d+) (second|minute|hour)s?( ago)?\b", "<span>"),
@@ -37,7 +38,7 @@ GENERAL: tuple[tuple[str, str], ...] = (
     (r"\d+\.\d+ [KMG]?i?B/s", "<speed>"),
 )
 # Several labels in one column: a map, whose order means nothing.
-LABELS = r"[^\s,]+=[^\s,]*(,[^\s,]+(=[^\s,]*)?)+"
+LABELS = r"(?<!\S)[^\s,\"]+=[^\s,\"]*(,[^\s,\"]+(=[^\s,\"]*)?)+(?!\S)"
 Hide = Sequence[tuple[str, str]]
 
 

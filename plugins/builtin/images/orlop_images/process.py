@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs other processes without forking the daemon: the worker host with its jobs, and stream processors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from orlop import errors
+from orlop.blocking import Pool
+from orlop.errors import Internal, OrlopError, Unknown
+
+_log = logging.getLogger("orlop.images.worker")
+
+# Large blocks stay with the process, instead of going back to the kernel and being zeroed anew for each chunk.
+_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 26)}
+_HOST_CONTROL: Final = 3
+#: Seconds after which a worker host without work ends.
+IDLE: Final = 60.0
+_FREE: Final = 20
+
+
+@contextlib.contextmanager
+def spare_descriptors(descriptors: Mapping[int, int]) -> Iterator[list[tuple[int, int, int]]]:
+    """File actions that give a new process *descriptors* (its number to ours), whatever numbers ours have."""
+    copies: list[int] = []
+    actions = []
+    try:
+        for theirs, ours in descriptors.items():
+            # Copied out of the way first: none of ours may have a number that is about to be replaced.
+            copies.append(fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, _FREE))
+            actions.append((os.POSIX_SPAWN_DUP2, copies[-1], theirs))
+        yield actions
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+def spawn(arguments: Sequence[str], descriptors: Mapping[int, int], environment: Mapping[str, str]) -> int:
+    """Start a program in a process group of its own, and return its pid. Blocks for about a millisecond.
+
+    Signals are as a program expects them: Python ignores SIGPIPE, which others would inherit.
+    """
+    with spare_descriptors(descriptors) as actions:
+        return os.posix_spawnp(
+            arguments[0],
+            list(arguments),
+            environment,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+
+
+async def readable(fd: int) -> None:
+    """Return when *fd* can be read: for a pidfd, when its process has ended."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    # A copy: another wait on the same descriptor must not replace this one.
+    own = os.dup(fd)
+
+    def settle() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(own, settle)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
+class Workers:
+    """Starts worker jobs, through a worker host that is started when it is needed.
+
+    One for each plugin that unpacks; `close` ends the host and with it every job.
+    """
+
+    def __init__(self, name: str, *, idle: float = IDLE) -> None:
+        self._pool = Pool(name, 2)
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._pid = 0
+        self._closed = False
+
+    async def start(self, request: Mapping[str, Any], *, source: int, output: int = -1) -> Job:
+        """Start a job that reads *source*; both descriptors stay the caller's."""
+        for last in (False, True):
+            job = await self._pool.run(self._submit, request, source, output)
+            try:
+                if await job.started():
+                    return job
+            except BaseException:
+                await job.close()
+                raise
+            await job.close()
+            if last:
+                break
+        raise Internal("worker: does not start; its messages are in the daemon's log")
+
+    def close(self) -> None:
+        """End the host. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._end_host()
+        self._pool.close()
+
+    def _submit(self, request: Mapping[str, Any], source: int, output: int) -> Job:
+        mine, theirs = socket.socketpair()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(theirs)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            opened.callback(os.close, null)
+            message = os.memfd_create("request", os.MFD_CLOEXEC)
+            opened.callback(os.close, message)
+            with open(message, "wb", closefd=False) as file:
+                file.write(json.dumps(request).encode())
+            os.lseek(message, 0, os.SEEK_SET)
+            mine.setblocking(False)
+            try:
+                self._send([message, source, null if output < 0 else output, 2, theirs.fileno()])
+            except BaseException:
+                mine.close()
+                raise
+        return Job(mine)
+
+    def _send(self, descriptors: Sequence[int]) -> None:
+        with self._lock:
+            if self._closed:
+                raise errors.Unavailable("worker: the differ was closed")
+            for fresh in (False, True):
+                control = self._start_host() if fresh or self._control is None else self._control
+                try:
+                    socket.send_fds(control, [b"job"], descriptors)
+                except (BrokenPipeError, ConnectionError):
+                    if fresh:
+                        raise
+                    self._end_host()  # it had been idle for long
+                else:
+                    return
+
+    def _start_host(self) -> socket.socket:
+        self._end_host()
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        setup = json.dumps({"path": [path for path in sys.path if os.path.isabs(path)], "idle": self._idle})
+        specification = importlib.util.find_spec("orlop_images.worker.__main__")
+        assert specification is not None
+        assert specification.origin is not None
+        program = Path(specification.origin)
+        with theirs:
+            arguments = [sys.executable, "-I", "-S", str(program), setup]
+            self._pid = spawn(arguments, {0: theirs.fileno(), _HOST_CONTROL: theirs.fileno()}, os.environ | _MALLOC)
+        self._control = mine
+        return mine
+
+    def _end_host(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+class Job:
+    """One job of a worker."""
+
+    def __init__(self, report: socket.socket) -> None:
+        self._report = report
+        self._pidfd = -1
+        self._data: bytes | None = None
+
+    async def started(self) -> bool:
+        """Wait until the worker has begun; False when its host ended before that."""
+        await readable(self._report.fileno())
+        try:
+            greeting, descriptors, _, _ = socket.recv_fds(self._report, 1, 1)
+        except ConnectionError:
+            return False
+        if descriptors:
+            self._pidfd = descriptors[0]
+            os.set_inheritable(self._pidfd, False)
+        return bool(greeting and descriptors)
+
+    async def result(self) -> dict[str, Any]:
+        """The report, once the process has ended. Raises what the worker failed with."""
+        if self._data is None:
+            loop = asyncio.get_running_loop()
+            data = bytearray()
+            with contextlib.suppress(ConnectionError):
+                while part := await loop.sock_recv(self._report, 1 << 16):
+                    data += part
+            await readable(self._pidfd)
+            self._data = bytes(data)
+        if not self._data.endswith(b"}"):
+            raise Unknown("worker: ended without a report; it was killed, or the host is out of memory")
+        report: dict[str, Any] = json.loads(self._data)
+        if "error" in report:
+            raise failure(report["error"], report["text"])
+        return report
+
+    async def close(self) -> None:
+        """Kill the worker if it still runs, and wait until it and its mounts are gone. May be called twice."""
+        pidfd, self._pidfd = self._pidfd, -1
+        self._report.close()
+        if pidfd >= 0:
+            try:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                await readable(pidfd)
+            finally:
+                os.close(pidfd)
+
+
+def failure(kind: str, text: str) -> OrlopError:
+    """The error of the class that a worker named."""
+    cls = getattr(errors, kind, Unknown)
+    return cls(text) if isinstance(cls, type) and issubclass(cls, OrlopError) else Unknown(text)

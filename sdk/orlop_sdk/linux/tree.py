@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure and remove trees that a container wrote: names, depth and links are whatever somebody hostile chose.
 
-Nothing here follows a symbolic link, leaves the file system it started on, recurses, or holds more than a few
+Nothing here follows a symbolic link, leaves the file system it started on, recurses, or holds more than three
 descriptors open, however deep the tree.
 """
 
@@ -27,8 +27,10 @@ FS_IOC_SETFLAGS: Final = 0x40086602
 FS_IMMUTABLE_FL: Final = 0x10
 FS_APPEND_FL: Final = 0x20
 
-# Paths may not exceed PATH_MAX (4096); from this length on, the walk starts afresh from where it is.
+# Paths may not exceed PATH_MAX (4096), so that they are cut into pieces; a piece of this length takes one more name.
 _LONG: Final = 3000
+_WITHIN: Final = sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_XDEV
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -44,11 +46,23 @@ class Directory:
 
 def directories(top: str | os.PathLike[str]) -> Iterator[Directory]:
     """Every directory of a tree, parents first. What vanishes meanwhile is left out, mounts below are not entered."""
-    fd = os.open(top, _OPEN)
+    top_fd = os.open(top, _OPEN)
     try:
-        yield from _directories(fd, "")
+        # Paths in pieces short enough for the kernel.
+        pending: list[tuple[str, ...]] = [()]
+        while pending:
+            pieces = pending.pop()
+            with _reached(top_fd, pieces) as fd:
+                if fd is None:
+                    continue
+                with os.scandir(fd) as listing:
+                    directory = Directory("/".join(pieces) or ".", fd, list(listing))
+                yield directory
+                for entry in directory.entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(_below(pieces, entry.name))
     finally:
-        os.close(fd)
+        os.close(top_fd)
 
 
 def disk_usage(top: str | os.PathLike[str]) -> Usage:
@@ -87,31 +101,31 @@ def remove_tree(top: str | os.PathLike[str]) -> None:
     os.rmdir(top)
 
 
-def _directories(anchor: int, above: str) -> Iterator[Directory]:
-    """Walk from *anchor*, whose own path is *above*."""
-    pending = ["."]
-    while pending:
-        path = pending.pop()
-        try:
-            fd = sc.openat2(
-                path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=anchor, resolve=sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_XDEV
-            )
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-                continue
-            raise
-        try:
-            with os.scandir(fd) as listing:
-                directory = Directory(os.path.normpath(os.path.join(above, path)), fd, list(listing))
-            yield directory
-            inner = [entry.name for entry in directory.entries if entry.is_dir(follow_symlinks=False)]
-            if len(os.fsencode(path)) > _LONG:
-                for name in inner:
-                    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(name, fd) as start:
-                        yield from _directories(start, f"{directory.path}/{name}")
-            else:
-                pending.extend(f"{path}/{name}" for name in inner)
-        finally:
+def _below(pieces: tuple[str, ...], name: str) -> tuple[str, ...]:
+    if pieces and len(os.fsencode(pieces[-1])) <= _LONG:
+        return (*pieces[:-1], f"{pieces[-1]}/{name}")
+    return (*pieces, name)
+
+
+@contextlib.contextmanager
+def _reached(top: int, pieces: tuple[str, ...]) -> Iterator[int | None]:
+    """Open a directory below *top*; None when it is no longer there, or not reached without a link or a mount."""
+    fd: int | None = os.open(".", _OPEN, dir_fd=top)
+    try:
+        for piece in pieces:
+            assert fd is not None
+            above, fd = fd, None
+            try:
+                fd = sc.openat2(piece, os.O_RDONLY | os.O_DIRECTORY, dir_fd=above, resolve=_WITHIN)
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+                break
+            finally:
+                os.close(above)
+        yield fd
+    finally:
+        if fd is not None:
             os.close(fd)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from tomlkit.items import Table
 
 from orlop.config import Config, from_data
@@ -62,27 +63,33 @@ def _default(model: type[PluginConfig]) -> PluginConfig | None:
 
 
 def _fill(table: tomlkit.TOMLDocument | Table, model: BaseModel, skip: tuple[str, ...] = ()) -> None:
+    """Write a model's keys with their explanations: what is no table first, as TOML wants it."""
     values = model.model_dump(mode="json", by_alias=True)
-    scalars = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    for name, info in type(model).model_fields.items():
-        key = info.alias or name
-        if name in skip or values[key] is None:
+    fields = [(info.alias or name, name, info) for name, info in type(model).model_fields.items() if name not in skip]
+    tables = [field for field in fields if isinstance(values[field[0]], Mapping)]
+    for key, _, info in fields:
+        if isinstance(values[key], Mapping):
             continue
-        if key in scalars:
-            for line in (info.description or "").splitlines():
-                table.add(tomlkit.comment(line))
-            table.add(key, values[key])
-    for name, info in type(model).model_fields.items():
-        key = info.alias or name
-        if name in skip or key in scalars:
-            continue
+        _explain(table, info)
+        if values[key] is None:
+            # TOML has no word for "nothing"; the key is there to be found all the same.
+            table.add(tomlkit.comment(f"{key} ="))
+        else:
+            table.add(key, _plain(values[key]))
+    for key, name, info in tables:
         inner = tomlkit.table()
+        _explain(inner, info)
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             _fill(inner, value)
         else:
             inner.update(_plain(values[key]))
         table.add(key, inner)
+
+
+def _explain(table: tomlkit.TOMLDocument | Table, info: FieldInfo) -> None:
+    for line in (info.description or "").splitlines():
+        table.add(tomlkit.comment(line))
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     # Starting makes many objects and hardly any garbage.
     gc.disable()
+    # The daemon never forks, and grpc's preparations for that would cost time and log lines when it starts programs.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     config = read_config(arguments)
     debug = config.settings.debug
     logs.configure(debug.level, debug.format)

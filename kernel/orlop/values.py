@@ -271,11 +271,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class CollectionStats:
-    """One garbage collection: what went, and how long writers had to wait (``pause``) of the whole (seconds)."""
+    """One garbage collection, in seconds.
+
+    ``removed`` counts what went, by kind. Of the whole ``duration``, ``marking`` was spent to find and forget it, the
+    rest on the back ends; writers had to wait for ``pause`` only.
+    """
 
     removed: Mapping[str, int] = field(default_factory=dict)
     pause: float = 0.0
     duration: float = 0.0
+    marking: float = 0.0
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------

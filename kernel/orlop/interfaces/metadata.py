@@ -8,7 +8,8 @@ Each change is durable when the call returns, and publishes its event then.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 
 from orlop.interfaces.content import ContentStore
@@ -54,14 +55,19 @@ class ImageStore(Protocol):
         """Those that match any of the filters (name, target.digest, target.mediatype, labels, annotations)."""
         ...
 
-    async def create(self, image: Image) -> Image:
-        """Raises `AlreadyExists`, `InvalidArgument`."""
+    async def create(self, image: Image, *, timestamp: datetime | None = None) -> Image:
+        """*timestamp* is when it counts as created and updated, now if not given (a client's SOURCE_DATE_EPOCH).
+
+        Raises `AlreadyExists`, `InvalidArgument`.
+        """
         ...
 
-    async def update(self, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
+    async def update(
+        self, image: Image, fieldpaths: Sequence[str] = (), *, timestamp: datetime | None = None
+    ) -> Image:
         """Paths ``labels``, ``labels.<key>``, ``target``, ``annotations``, ``annotations.<key>``; none: all.
 
-        Raises `NotFound`, `InvalidArgument`.
+        *timestamp* is when it counts as updated, now if not given. Raises `NotFound`, `InvalidArgument`.
         """
         ...
 
@@ -222,6 +228,13 @@ class MetadataStore(Protocol):
 
     def mutations(self) -> AsyncIterator[bool]:
         """One item per committed change from now on: True when it removed something. For the scheduler."""
+        ...
+
+    def delegate_collection(self, collect: Callable[[], Awaitable[object]] | None) -> None:
+        """Have *collect* run the collections that synchronous deletes wait for; None: run `collect` for each again.
+
+        For the scheduler, so that many deletes share one collection.
+        """
         ...
 
     def register_collectible(self, collectible: Collectible) -> None:

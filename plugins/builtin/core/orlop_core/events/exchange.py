@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event exchange: every subscriber has a bounded queue, and a publisher only ever appends to queues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Final
+
+from google.protobuf.message import Message
+
+from orlop import context
+from orlop.errors import InvalidArgument, ResourceExhausted
+from orlop.interfaces.event import EventExchange
+from orlop.values import EPOCH, AnyMessage, Event, now
+from orlop_core.events import payload as payloads
+from orlop_sdk.filters import Filters, parse
+
+#: Events a subscriber may lag behind.
+QUEUE_LIMIT: Final = 16384
+
+
+class Exchange:
+    """Passes events between publishers and subscribers in this process. To be used on one event loop."""
+
+    def __init__(self, limit: int = QUEUE_LIMIT) -> None:
+        self._limit = limit
+        self._subscriptions: dict[Subscription, None] = {}
+
+    async def publish(self, topic: str, payload: AnyMessage) -> None:
+        await self.forward(Event(topic, payload, namespace=context.namespace(), timestamp=now()))
+
+    async def forward(self, event: Event) -> None:
+        check(event)
+        view = _View(event)
+        for subscription in list(self._subscriptions):
+            subscription.offer(event, view)
+
+    def subscribe(self, filters: Sequence[str] = ()) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        return Subscription(self._subscriptions, parse(filters), self._limit)
+
+
+class Subscription:
+    """One subscriber's stream, from ``async with`` on."""
+
+    def __init__(self, registry: dict[Subscription, None], wanted: Filters, limit: int) -> None:
+        self._registry = registry
+        self._filters = wanted
+        self._limit = limit
+        self._queue: deque[Event] = deque()
+        self._ready = asyncio.Event()
+        self._lost = False
+
+    async def __aenter__(self) -> AsyncIterator[Event]:
+        self._registry[self] = None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._registry.pop(self, None)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._queue:
+            if self._lost:
+                raise ResourceExhausted(f"event stream: subscriber lagged {self._limit} events behind; subscribe again")
+            self._ready.clear()
+            await self._ready.wait()
+        return self._queue.popleft()
+
+    def offer(self, event: Event, view: _View) -> None:
+        """Queue the event if it is wanted. When the queue is full the stream ends with what is in it."""
+        if not self._filters.match(view):
+            return
+        if len(self._queue) >= self._limit:
+            self._lost = True
+            self._registry.pop(self, None)
+        else:
+            self._queue.append(event)
+        self._ready.set()
+
+
+class _View:
+    """The fields of an event as filters see them. The payload is decoded once, when the first filter asks."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self._payload: Message | None = None
+        self._decoded = False
+
+    def __call__(self, path: tuple[str, ...]) -> str | None:
+        match path:
+            case ["namespace", *_]:
+                return self._event.namespace
+            case ["topic", *_]:
+                return self._event.topic
+            case ["event", *rest]:
+                if not self._decoded:
+                    self._payload, self._decoded = payloads.decode(self._event.payload), True
+                return None if self._payload is None else payloads.field(self._payload, rest)
+        return None
+
+
+def check(event: Event) -> None:
+    """Raise `InvalidArgument` for an event without namespace, timestamp or a well-formed topic."""
+    context.check_identifier(event.namespace, "event namespace")
+    if event.timestamp == EPOCH:
+        raise InvalidArgument(f'event "{event.topic}": timestamp must be set')
+    if len(event.topic) < 2 or not event.topic.startswith("/"):
+        raise InvalidArgument(f'event topic "{event.topic}": must start with "/" and have a name')
+    for component in event.topic[1:].split("/"):
+        context.check_identifier(component, f'event topic "{event.topic}": component')
+
+
+_: type[EventExchange] = Exchange

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of snapshots: which key of which namespace is which snapshot of the back end."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.values import EMPTY, Labels, apply_labels, check_labels
+from orlop_core.metadata import graph
+from orlop_core.metadata.database import Transaction
+from orlop_core.metadata.links import SNAPSHOTS
+from orlop_core.metadata.publish import event
+from orlop_core.metadata.times import now_micros
+from orlop_sdk.api.events.snapshot_pb2 import SnapshotCommit, SnapshotPrepare, SnapshotRemove
+
+SELECT: Final = (
+    f"SELECT n.id, n.name, r.backend, coalesce(p.name, ''), r.created, r.updated, {graph.LABELS} "
+    "FROM node n JOIN snapshot r ON r.node = n.id LEFT JOIN node p ON p.id = r.parent "
+    f"WHERE n.ns = {graph.NAMESPACE_ID} AND n.kind = ?"
+)
+_FIND: Final = f"{SELECT} AND n.name = ? AND n.present"
+_NAME_TAKEN: Final = (
+    "SELECT 1 FROM pending_commit c JOIN node n ON n.id = c.node WHERE n.ns = ? AND n.kind = ? AND c.name = ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A snapshot as recorded; what kind it is, only the back end knows."""
+
+    node: int
+    key: str
+    backend: str
+    parent: str
+    created: int
+    updated: int
+    labels: Labels = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A snapshot that the back end has made and that is to be recorded."""
+
+    key: str
+    backend: str
+    parent: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A commit that the back end has been asked for, or is about to be."""
+
+    node: int
+    ns: str
+    key: str
+    name: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecords:
+    """The records of one snapshotter, in all namespaces."""
+
+    snapshotter: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of its nodes."""
+        return SNAPSHOTS + self.snapshotter
+
+    def find(self, db: sqlite3.Connection, ns: str, key: str) -> Record | None:
+        """One record, or None."""
+        row = db.execute(_FIND, (ns, self.kind, key)).fetchone()
+        return None if row is None else record(row)
+
+    def require(self, db: sqlite3.Connection, ns: str, key: str, what: str = "snapshot") -> Record:
+        """One record. Raises `NotFound`."""
+        found = self.find(db, ns, key)
+        if found is None:
+            raise NotFound(f'{what} "{key}": not found')
+        return found
+
+    def add(self, tx: Transaction, ns: str, new: New, lease: str | None, *, announce: bool) -> None:
+        """Record a new snapshot. Raises `AlreadyExists`, and `NotFound` for a parent that is gone."""
+        space = graph.namespace(tx, ns)
+        parent = self.require(tx.db, ns, new.parent, "parent snapshot").node if new.parent else None
+        if tx.db.execute(_NAME_TAKEN, (space, self.kind, new.key)).fetchone() is not None:
+            raise AlreadyExists(f'snapshot "{new.key}": already exists')
+        node = graph.create(tx, space, self.kind, new.key)
+        if node is None:
+            raise AlreadyExists(f'snapshot "{new.key}": already exists')
+        graph.keep(tx, space, (self.kind, new.key), lease)
+        self._insert(tx, node, space, new, parent)
+        message = SnapshotPrepare(key=new.key, parent=new.parent, snapshotter=self.snapshotter)
+        tx.changed(event=event(ns, "/snapshot/prepare", message) if announce else None)
+
+    def set_labels(self, tx: Transaction, ns: str, key: str, labels: Labels, fieldpaths: tuple[str, ...]) -> Record:
+        """Change labels. Raises `NotFound`, `InvalidArgument`."""
+        found = self.require(tx.db, ns, key)
+        changed = apply_labels(found.labels, labels, fieldpaths)
+        check_labels(changed)
+        tx.db.execute("UPDATE snapshot SET updated = ? WHERE node = ?", (now_micros(), found.node))
+        graph.replace_labels(tx, found.node, graph.namespace(tx, ns), self.kind, changed)
+        tx.changed()
+        return self.require(tx.db, ns, key)
+
+    def remove(self, tx: Transaction, ns: str, key: str, lease: str | None) -> None:
+        """Forget a snapshot. Raises `NotFound`, `FailedPrecondition`."""
+        found = self.require(tx.db, ns, key)
+        self._check_idle(tx, found)
+        children = tx.db.execute(
+            "SELECT EXISTS (SELECT 1 FROM snapshot WHERE parent = ?1)"
+            " OR EXISTS (SELECT 1 FROM pending_commit WHERE parent = ?1)",
+            (found.node,),
+        ).fetchone()[0]
+        if children:
+            raise FailedPrecondition(f'snapshot "{key}": cannot remove snapshot with child; remove its children first')
+        graph.let_go(tx, graph.namespace(tx, ns), (self.kind, key), lease)
+        tx.db.execute("DELETE FROM snapshot WHERE node = ?", (found.node,))
+        graph.remove(tx, found.node)
+        message = SnapshotRemove(key=key, snapshotter=self.snapshotter)
+        tx.changed(removed=True, event=event(ns, "/snapshot/remove", message))
+
+    def begin_commit(
+        self, tx: Transaction, ns: str, key: str, new: New, lease: str | None
+    ) -> tuple[Record, Record | None]:
+        """Note a commit before the back end does it. Returns the snapshot and, if one is given, its new parent."""
+        space = graph.namespace(tx, ns)
+        graph.current_lease(tx, space, lease)
+        if self.find(tx.db, ns, new.key) or tx.db.execute(_NAME_TAKEN, (space, self.kind, new.key)).fetchone():
+            raise AlreadyExists(f'snapshot "{new.key}": already exists')
+        active = self.require(tx.db, ns, key)
+        self._check_idle(tx, active)
+        parent = self.require(tx.db, ns, new.parent, "parent snapshot") if new.parent else None
+        if parent is not None and active.parent not in ("", new.parent):
+            raise InvalidArgument(f'snapshot "{key}": has the parent "{active.parent}" and cannot get another')
+        tx.db.execute(
+            "INSERT INTO pending_commit VALUES (?, ?, ?, ?, ?, ?)",
+            (active.node, new.key, new.backend, parent and parent.node, json.dumps(dict(new.labels)), lease),
+        )
+        graph.touch(tx, active.node)
+        if parent is not None:
+            graph.touch(tx, parent.node)
+        return active, parent
+
+    def drop_commit(self, tx: Transaction, node: int) -> None:
+        """Forget a commit that the back end did not do."""
+        tx.db.execute("DELETE FROM pending_commit WHERE node = ?", (node,))
+
+    def finish_commit(self, tx: Transaction, pending: Pending) -> None:
+        """Replace the record of the active snapshot by that of the committed one."""
+        db = tx.db
+        row = db.execute(
+            "SELECT coalesce(c.parent, s.parent), c.labels, c.lease FROM pending_commit c "
+            "JOIN snapshot s ON s.node = c.node WHERE c.node = ?",
+            (pending.node,),
+        ).fetchone()
+        parent, labels, lease = row[0], graph.parse_labels(row[1]), row[2]
+        parent_name = db.execute("SELECT name FROM node WHERE id = ?", (parent,)).fetchone()
+        space = graph.namespace(tx, pending.ns)
+        graph.let_go(tx, space, (self.kind, pending.key), lease)
+        db.execute("DELETE FROM pending_commit WHERE node = ?", (pending.node,))
+        db.execute("DELETE FROM snapshot WHERE node = ?", (pending.node,))
+        graph.remove(tx, pending.node)
+        node = graph.create(tx, space, self.kind, pending.name)
+        if node is None:
+            raise AlreadyExists(f'snapshot "{pending.name}": already exists')
+        new = New(pending.name, pending.backend, parent_name[0] if parent_name else "", labels)
+        self._insert(tx, node, space, new, parent)
+        if lease is not None and graph.lease_exists(tx, space, lease):
+            graph.keep(tx, space, (self.kind, pending.name), lease)
+        message = SnapshotCommit(key=pending.key, name=pending.name, snapshotter=self.snapshotter)
+        tx.changed(event=event(pending.ns, "/snapshot/commit", message))
+
+    def pending(self, db: sqlite3.Connection) -> list[Pending]:
+        """Commits noted and not finished."""
+        rows = db.execute(
+            "SELECT c.node, s.name, n.name, c.name, c.backend FROM pending_commit c "
+            "JOIN node n ON n.id = c.node JOIN node s ON s.id = n.ns WHERE n.kind = ?",
+            (self.kind,),
+        )
+        return [Pending(*row) for row in rows]
+
+    def backends(self, db: sqlite3.Connection) -> set[str]:
+        """The back end's keys of all records, commits under way included."""
+        rows = db.execute(
+            "SELECT r.backend FROM snapshot r JOIN node n ON n.id = r.node WHERE n.kind = ?1 "
+            "UNION SELECT c.backend FROM pending_commit c JOIN node n ON n.id = c.node WHERE n.kind = ?1",
+            (self.kind,),
+        )
+        return {row[0] for row in rows}
+
+    def knows(self, db: sqlite3.Connection, backend: str) -> bool:
+        """Whether any record is about this snapshot of the back end."""
+        row = db.execute(
+            "SELECT 1 FROM snapshot r JOIN node n ON n.id = r.node WHERE r.backend = ?1 AND n.kind = ?2 "
+            "UNION SELECT 1 FROM pending_commit c JOIN node n ON n.id = c.node WHERE c.backend = ?1 AND n.kind = ?2",
+            (backend, self.kind),
+        ).fetchone()
+        return row is not None
+
+    def everything(self, db: sqlite3.Connection) -> list[tuple[str, str, str]]:
+        """Namespace, key and back end's key of every record."""
+        return db.execute(
+            "SELECT s.name, n.name, r.backend FROM snapshot r JOIN node n ON n.id = r.node "
+            "JOIN node s ON s.id = n.ns WHERE n.kind = ?",
+            (self.kind,),
+        ).fetchall()
+
+    def _check_idle(self, tx: Transaction, found: Record) -> None:
+        if tx.db.execute("SELECT 1 FROM pending_commit WHERE node = ?", (found.node,)).fetchone() is not None:
+            raise FailedPrecondition(f'snapshot "{found.key}": is being committed')
+
+    def _insert(self, tx: Transaction, node: int, space: int, new: New, parent: int | None) -> None:
+        moment = now_micros()
+        tx.db.execute("INSERT INTO snapshot VALUES (?, ?, ?, ?, ?)", (node, new.backend, parent, moment, moment))
+        if new.parent:
+            graph.link(tx, node, space, (self.kind, new.parent))
+        graph.set_labels(tx, node, space, self.kind, new.labels)
+
+
+def record(row: tuple[int, str, str, str, int, int, str]) -> Record:
+    """A record out of a row of `SELECT`."""
+    return Record(*row[:6], labels=graph.parse_labels(row[6]))

@@ -263,6 +263,11 @@ class Extractor:
         if self._whiteouts is Whiteouts.REMOVE:
             self._remove(directory, target)
             return
+        if not self._directories.is_below(path):
+            # overlayfs lists marks that hide nothing as names that cannot be looked up.
+            if path not in self._written:
+                self._remove(directory, target)
+            return
         try:
             os.mknod(target, stat.S_IFCHR, 0, dir_fd=directory.fd)
         except FileExistsError:

@@ -134,6 +134,21 @@ class Directories:
             todo.extend(target.split(b"/")[::-1])
         return path
 
+    def is_below(self, path: bytes) -> bool:
+        """Whether a layer below has that name. True where there are none: then we are not told what will be below."""
+        for lower in self._lowers:
+            try:
+                fd = syscalls.openat2(
+                    os.fsdecode(path), os.O_PATH | os.O_NOFOLLOW, dir_fd=lower, resolve=syscalls.RESOLVE_IN_ROOT
+                )
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+            else:
+                os.close(fd)
+                return True
+        return not self._lowers
+
     def _open_path(self, path: bytes) -> int:
         try:
             return os.open(path or b".", _OPEN_DIRECTORY)

@@ -7,7 +7,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, cast
 
 from orlop.errors import InvalidArgument, OrlopError, Unavailable
 from orlop_sdk.ttrpc.frames import DATA, Decoder, Frame, encode
@@ -88,8 +88,8 @@ class Connection(asyncio.Protocol, ABC):
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do what asyncio's do, but are no subclasses of them.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OutOfRange
 from orlop.interfaces.content import ContentStore, ContentWriter
 from orlop.values import Descriptor, IngestStatus, now
+from orlop_sdk import digest
 from orlop_sdk.api.services.content.v1 import content_pb2 as pb
 from orlop_sdk.convert.common import time_to_wire
 from orlop_sdk.convert.content import info_from_wire, info_to_wire, status_to_wire
@@ -30,9 +31,11 @@ class ContentService(Service):
         self._store = store
 
     async def Info(self, request: pb.InfoRequest) -> pb.InfoResponse:
+        digest.parse(request.digest)
         return pb.InfoResponse(info=info_to_wire(await self._store.info(request.digest)))
 
     async def Update(self, request: pb.UpdateRequest) -> pb.UpdateResponse:
+        digest.parse(request.info.digest)
         updated = await self._store.update(info_from_wire(request.info), list(request.update_mask.paths))
         return pb.UpdateResponse(info=info_to_wire(updated))
 
@@ -41,10 +44,12 @@ class ContentService(Service):
             yield pb.ListContentResponse(info=[info_to_wire(info) for info in batch])
 
     async def Delete(self, request: pb.DeleteContentRequest) -> Empty:
+        digest.parse(request.digest)
         await self._store.delete(request.digest)
         return Empty()
 
     async def Read(self, request: pb.ReadContentRequest) -> AsyncIterator[pb.ReadContentResponse]:
+        digest.parse(request.digest)
         reader = await self._store.reader(Descriptor("", request.digest, 0))
         try:
             offset = max(request.offset, 0)
@@ -98,7 +103,10 @@ class _Session:
     def __init__(self, store: ContentStore, writer: ContentWriter, status: IngestStatus) -> None:
         self._store, self._writer = store, writer
         self._ref = status.ref
-        self._offset, self._total, self._expected = status.offset, status.total, status.expected
+        self._offset, self._announced = status.offset, status.total
+        # What a commit is held against: what was said in this call, not what an earlier one may have been wrong about.
+        self._total, self._expected = 0, ""
+        self._answered = False
         self._started_at, self._updated_at = status.started_at, status.updated_at
 
     async def answer(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
@@ -106,19 +114,22 @@ class _Session:
         self._total = request.total or self._total
         if request.expected and request.expected != self._expected:
             self._expected = request.expected
-            await self._refuse_existing()
+            # The store has looked at what the first message expects.
+            if self._answered:
+                await self._refuse_existing()
+        self._answered = True
         if request.action in (pb.WriteAction.WRITE, pb.WriteAction.COMMIT):
             await self._write(request)
         elif request.action != pb.WriteAction.STAT:
             raise InvalidArgument(f'ingest "{self._ref}": there is no write action {request.action}')
-        digest = await self._commit(request) if request.action == pb.WriteAction.COMMIT else self._writer.digest()
+        committing = request.action == pb.WriteAction.COMMIT
         return pb.WriteContentResponse(
             action=request.action,
             started_at=time_to_wire(self._started_at),
             updated_at=time_to_wire(self._updated_at),
             offset=self._offset,
-            total=self._total,
-            digest=digest,
+            total=self._total or self._announced,
+            digest=await self._commit(request) if committing else self._writer.digest(),
         )
 
     async def _write(self, request: pb.WriteContentRequest) -> None:

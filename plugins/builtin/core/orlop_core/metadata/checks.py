@@ -16,12 +16,14 @@ _PROMISES: Final = {
     "SELECT 'condition ' || src || ' -> ' || dst FROM condition WHERE src NOT IN (SELECT id FROM node)"
     " OR dst NOT IN (SELECT id FROM node)": "has an end that does not exist",
     "SELECT 'edge ' || e.src || ' -> ' || e.dst FROM edge e"
-    " JOIN node n ON n.id = CASE e.how WHEN 2 THEN e.dst ELSE e.src END WHERE NOT n.present": "belongs to something that does not exist",
+    " JOIN node n ON n.id = CASE e.how WHEN 2 THEN e.dst ELSE e.src END"
+    " WHERE NOT n.present": "belongs to something that does not exist",
     "SELECT 'label ' || key FROM label WHERE node IN (SELECT id FROM node WHERE NOT present)": (
         "is on something that does not exist"
     ),
     "SELECT 'snapshot ' || n.name FROM snapshot r JOIN node n ON n.id = r.node"
-    " WHERE r.parent IS NOT NULL AND NOT EXISTS (SELECT 1 FROM edge e WHERE e.src = r.node AND e.how = 0 AND e.dst = r.parent)": "does not keep its parent",
+    " WHERE r.parent IS NOT NULL AND NOT EXISTS"
+    " (SELECT 1 FROM edge e WHERE e.src = r.node AND e.how = 0 AND e.dst = r.parent)": "does not keep its parent",
 }
 
 _RECORDS: Final = {

@@ -22,7 +22,10 @@ _SELECT: Final = (
     f"SELECT n.name, r.created, {graph.LABELS} FROM node n JOIN lease r ON r.node = n.id "
     f"WHERE n.ns = {graph.NAMESPACE_ID} AND n.kind = 'leases'"
 )
-_RESOURCES: Final = "SELECT t.name, t.kind FROM edge e JOIN node t ON t.id = e.dst WHERE e.src = ? AND e.how = 0 ORDER BY t.kind, t.name"
+_RESOURCES: Final = (
+    "SELECT t.name, t.kind FROM edge e JOIN node t ON t.id = e.dst "
+    "WHERE e.src = ? AND e.how = 0 ORDER BY t.kind, t.name"
+)
 
 
 class Leases:

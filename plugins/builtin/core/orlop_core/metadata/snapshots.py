@@ -155,7 +155,7 @@ class NamespacedSnapshotter:
         records = await self._database.read(self._records.everything)
         stored = {info.name async for info in self.backend.walk()}
         return [
-            f'snapshot "{key}" of {self._records.snapshotter} in namespace "{ns}": "{backend}" is not in the snapshotter'
+            f'snapshot "{key}" of {self._records.snapshotter} in namespace "{ns}": "{backend}" is not there'
             for ns, key, backend in records
             if backend not in stored
         ]

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
-from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlop.values import EMPTY, Labels, apply_labels, check_labels
 from orlop_core.metadata import graph
 from orlop_core.metadata.database import Transaction
@@ -137,8 +137,6 @@ class SnapshotRecords:
         active = self.require(tx.db, ns, key)
         self._check_idle(tx, active)
         parent = self.require(tx.db, ns, new.parent, "parent snapshot") if new.parent else None
-        if parent is not None and active.parent not in ("", new.parent):
-            raise InvalidArgument(f'snapshot "{key}": has the parent "{active.parent}" and cannot get another')
         tx.db.execute(
             "INSERT INTO pending_commit VALUES (?, ?, ?, ?, ?, ?)",
             (active.node, new.key, new.backend, parent and parent.node, json.dumps(dict(new.labels)), lease),

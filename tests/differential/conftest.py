@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.comparison import Pair
-from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
+from tests.support.daemon import CONTAINERD, SUBJECT, Daemon
 from tests.support.image import Image, many_layers, noise, write_archive, write_layout
 from tests.support.place import short_directory
 from tests.support.registry import Registry
-
-# Set to "containerd", this compares containerd with itself: what differs then is a flaw of the scenario.
-SUBJECT = {"orlopd": ORLOPD, "containerd": CONTAINERD}[os.environ.get("ORLOP_TEST_SUBJECT", "orlopd")]
 
 
 @pytest.fixture(scope="session")

@@ -127,8 +127,8 @@ class Ctr:
                 process.wait()
 
     def remove_tasks(self) -> None:
-        """End and remove every task of the namespace, ready or not."""
-        for id in self.ok("tasks", "ls", "-q").split():
+        """End and remove every task of the namespace, ready or not. A daemon without a task service has none."""
+        for id in self.run("tasks", "ls", "-q").out.split():
             self.run("tasks", "resume", id)
             self.run("tasks", "kill", "--all", "--signal", "SIGKILL", id)
             self.run("tasks", "rm", "--force", id)
@@ -146,11 +146,12 @@ def text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def eventually(claim: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def eventually(claim: Callable[[], bool], what: str | Callable[[], str], seconds: float = 20.0) -> None:
     """Wait until *claim* holds; fail with *what* when it does not within the time."""
     deadline = time.monotonic() + seconds
     while not claim():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
 
 

@@ -95,7 +95,7 @@ class EventLog:
 
     def lines(self, count: int) -> list[str]:
         """The first *count* events since then, as ``<topic> <payload>``, without those about the namespace."""
-        eventually(lambda: len(self._own()) >= count, f"{count} events; there are {self._own()}")
+        eventually(lambda: len(self._own()) >= count, lambda: f"{count} events; there are {self._own()}")
         return self._own()
 
     def _own(self) -> list[str]:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from datetime import datetime
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from orlop.errors import NotFound
 from orlop.interfaces.metadata import ContainerStore, ImageStore, LeaseStore, NamespaceStore, SandboxStore
-from orlop.values import EMPTY, Container, Descriptor, Image, Labels, Lease, LeaseResource, Namespace, Sandbox
+from orlop.values import EMPTY, EPOCH, Container, Descriptor, Image, Labels, Lease, LeaseResource, Namespace, Sandbox
 from orlop_sdk.api.services.containers.v1 import containers_pb2
 from orlop_sdk.api.services.images.v1 import images_pb2
 from orlop_sdk.api.services.leases.v1 import leases_pb2
 from orlop_sdk.api.services.namespaces.v1 import namespace_pb2
 from orlop_sdk.api.services.sandbox.v1 import sandbox_pb2
-from orlop_sdk.convert.common import descriptor_to_wire
+from orlop_sdk.convert.common import descriptor_to_wire, time_to_wire
 from orlop_sdk.convert.containers import container_from_wire, container_to_wire
 from orlop_sdk.convert.images import image_from_wire, image_to_wire
 from orlop_sdk.convert.leases import lease_from_wire, resource_from_wire, resource_to_wire
@@ -83,12 +84,18 @@ class RemoteImageStore:
         answer = await self._stub.List(images_pb2.ListImagesRequest(filters=filters))
         return [image_from_wire(each) for each in answer.images]
 
-    async def create(self, image: Image) -> Image:
-        answer = await self._stub.Create(images_pb2.CreateImageRequest(image=image_to_wire(image)))
-        return image_from_wire(answer.image)
+    async def create(self, image: Image, *, timestamp: datetime | None = None) -> Image:
+        request = images_pb2.CreateImageRequest(
+            image=image_to_wire(image), source_date_epoch=time_to_wire(timestamp or EPOCH)
+        )
+        return image_from_wire((await self._stub.Create(request)).image)
 
-    async def update(self, image: Image, fieldpaths: Sequence[str] = ()) -> Image:
-        request = images_pb2.UpdateImageRequest(image=image_to_wire(image), update_mask=field_mask(fieldpaths))
+    async def update(self, image: Image, fieldpaths: Sequence[str] = (), *, timestamp: datetime | None = None) -> Image:
+        request = images_pb2.UpdateImageRequest(
+            image=image_to_wire(image),
+            update_mask=field_mask(fieldpaths),
+            source_date_epoch=time_to_wire(timestamp or EPOCH),
+        )
         return image_from_wire((await self._stub.Update(request)).image)
 
     async def delete(self, name: str, *, target: str = "", sync: bool = False) -> None:

@@ -33,10 +33,11 @@ from orlop_sdk.rpc.stub import Stub
 class RemoteTask:
     """The task of one container of a daemon."""
 
-    def __init__(self, stub: Stub, id: str, namespace: str) -> None:
+    def __init__(self, stub: Stub, id: str, namespace: str, pid: int = 0) -> None:
         self._stub = stub
         self._id = id
         self._namespace = namespace
+        self._pid = pid
 
     @property
     def id(self) -> str:
@@ -45,6 +46,10 @@ class RemoteTask:
     @property
     def namespace(self) -> str:
         return self._namespace
+
+    @property
+    def pid(self) -> int:
+        return self._pid
 
     async def state(self, exec_id: str = "") -> ProcessState:
         answer = await self._stub.Get(tasks_pb2.GetRequest(container_id=self._id, exec_id=exec_id))
@@ -126,7 +131,7 @@ class RemoteTask:
 class RemoteTasks:
     """The tasks of a daemon, in the namespace of the call."""
 
-    def __init__(self, channel: Channel, namespace: str) -> None:
+    def __init__(self, channel: Channel, namespace: str = "") -> None:
         self._stub = Stub(channel, "containerd.services.tasks.v1.Tasks")
         self._namespace = namespace
 
@@ -142,12 +147,12 @@ class RemoteTasks:
             options=any_to_wire(options.options),
             runtime_path=options.runtime_path,
         )
-        await self._stub.Create(request)
-        return self._task(container)
+        answer = await self._stub.Create(request)
+        return self._task(container, answer.pid)
 
     async def get(self, container: str) -> RemoteTask:
-        await self._stub.Get(tasks_pb2.GetRequest(container_id=container))
-        return self._task(container)
+        answer = await self._stub.Get(tasks_pb2.GetRequest(container_id=container))
+        return self._task(container, answer.process.pid)
 
     async def states(self, filters: Sequence[str] = ()) -> list[ProcessState]:
         # The wire has room for one filter, and daemons ignore even that.
@@ -166,8 +171,8 @@ class RemoteTasks:
         answer = await self._stub.Checkpoint(request)
         return [descriptor_from_wire(each) for each in answer.descriptors]
 
-    def _task(self, container: str) -> RemoteTask:
-        return RemoteTask(self._stub, container, context.namespace_or_none() or self._namespace)
+    def _task(self, container: str, pid: int = 0) -> RemoteTask:
+        return RemoteTask(self._stub, container, self._namespace or context.namespace_or_none() or "", pid)
 
 
 _task: type[Task] = RemoteTask

@@ -110,13 +110,9 @@ def parse_accounts(user: str, passwd: str, group: str) -> Account:
             gid = next((_number(row[2]) for row in _rows(group, 3) if row[0] == group_name), None)
         if gid is None:
             raise NotFound(f'group "{group_name}": not in the container\'s /etc/group')
-    groups = tuple(
-        gid
-        for row in _rows(group, 4)
-        if found and found[0] in row[3].split(",") and (gid := _number(row[2])) is not None
-    )
-    own = gid or 0
-    return Account(uid, own, groups)
+    rows = [row for row in _rows(group, 4) if found and found[0] in row[3].split(",")]
+    groups = tuple(value for value in (_number(row[2]) for row in rows) if value is not None)
+    return Account(uid, gid or 0, groups)
 
 
 def _look_up(user: str, context: SpecContext) -> Account:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pull an image: resolve it, fetch what is missing, and unpack each layer while the next ones still come.
+
+::
+
+    image = await pull(services, "docker.io/library/busybox:latest", PullOptions(resolver, snapshotter="overlayfs"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from orlop.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from orlop.values import EMPTY, Descriptor, Image, Labels
+from orlop_sdk import digest as digests
+from orlop_sdk.client.image import (
+    DEPTH_LIMIT,
+    JSON_LIMIT,
+    Child,
+    Manifest,
+    child_labels,
+    is_index,
+    is_manifest,
+    parse_children,
+    parse_json,
+    read_all,
+    read_manifest,
+)
+from orlop_sdk.client.image import matching as matching_children
+from orlop_sdk.client.platform import Matcher, Only, default
+from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, silent
+from orlop_sdk.client.services import ImageServices
+from orlop_sdk.client.transfer import check_concurrency, ingest, put, source_label
+from orlop_sdk.client.unpack import Unpacker, UnpackOptions
+from orlop_sdk.registry.interface import Fetcher, Resolver
+from orlop_sdk.registry.reference import Reference
+
+#: The most manifests that an index, with all indexes in it, may name.
+MANIFEST_COUNT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """How to pull."""
+
+    resolver: Resolver
+    platforms: Matcher = field(default_factory=lambda: Only(default()))
+    """Which variants to fetch. The best of them is unpacked."""
+    snapshotter: str = ""
+    """Where to unpack; empty to fetch only."""
+    labels: Labels = EMPTY
+    """Labels of the image record."""
+    one_variant: bool = True
+    """Fetch only the best variant that matches; False fetches all that do."""
+    downloads: int = 3
+    """Blobs that are fetched at a time."""
+    unpack: UnpackOptions = field(default_factory=UnpackOptions)
+    progress: ProgressCallback = silent
+    all_layers: bool = False
+    """Fetch also layers whose snapshots exist already, as a later push needs them."""
+
+
+async def pull(services: ImageServices, reference: str, options: PullOptions) -> Image:
+    """Pull an image under its full reference and return its record.
+
+    Run it under a lease, or garbage collection may take what has no image yet. What was fetched stays after a failure,
+    and the next attempt goes on from there. Raises what the resolver raises, and `DataLoss` for content that is not
+    what it should be.
+    """
+    check_concurrency(options.downloads, "downloads")
+    parsed = Reference.parse(reference)
+    options.progress(Progress(ProgressKind.RESOLVING, reference))
+    resolved = await options.resolver.resolve(reference)
+    options.progress(Progress(ProgressKind.RESOLVED, reference, descriptor=resolved.descriptor))
+    fetcher = await options.resolver.fetcher(resolved.name)
+    fetch = _Fetch(services, fetcher, parsed, options)
+    manifests = await fetch.documents(resolved.descriptor)
+    if not manifests:
+        raise NotFound(f'image "{reference}": nothing in it matches {options.platforms!r}')
+    await fetch.rest(manifests)
+    image = await store_image(services, Image(str(reference), resolved.descriptor, options.labels))
+    options.progress(Progress(ProgressKind.DONE, reference, descriptor=resolved.descriptor))
+    return image
+
+
+async def store_image(services: ImageServices, image: Image) -> Image:
+    """Create the record, or make the one of this name point to the new target."""
+    for _ in range(3):
+        try:
+            return await services.images.create(image)
+        except AlreadyExists:
+            paths = ["target", *(f"labels.{key}" for key in image.labels)]
+            try:
+                return await services.images.update(image, paths)
+            except NotFound:
+                continue  # deleted between the two calls
+    raise AlreadyExists(f'image "{image.name}": somebody else keeps creating and deleting it')
+
+
+class _Fetch:
+    """Fetches one image."""
+
+    def __init__(self, services: ImageServices, fetcher: Fetcher, reference: Reference, options: PullOptions) -> None:
+        self._services = services
+        self._fetcher = fetcher
+        self._options = options
+        self._source = source_label(reference.host, reference.repository)
+        self._slots = asyncio.Semaphore(options.downloads)
+        self._blobs: dict[str, asyncio.Task[None]] = {}
+        self._count = 0
+
+    async def documents(self, target: Descriptor) -> list[Manifest]:
+        """Fetch indexes and manifests down from *target*, and return the manifests that match, best first."""
+        found = await self._document(Child(target), depth=0)
+        found.sort(key=lambda each: each[0])
+        return [manifest for _, manifest in (found[:1] if self._options.one_variant else found)]
+
+    async def _document(self, child: Child, *, depth: int) -> list[tuple[int, Manifest]]:
+        descriptor = child.descriptor
+        self._count += 1
+        if depth > DEPTH_LIMIT or self._count > MANIFEST_COUNT:
+            raise ResourceExhausted(f'index "{descriptor.digest}": too many manifests, or nested too deep')
+        if not is_index(descriptor.media_type) and not is_manifest(descriptor.media_type):
+            if depth == 0:
+                raise InvalidArgument(f'content "{descriptor.digest}": of type "{descriptor.media_type}" is no image')
+            return []
+        data = await self._small(descriptor)
+        children = parse_children(parse_json(data, descriptor.digest), descriptor.media_type)
+        await put(self._services.content, descriptor, data, self._source | child_labels(children))
+        if is_manifest(descriptor.media_type):
+            rank = await self._rank(child, children)
+            layers = tuple(each.descriptor for each in children[1:])
+            manifest = Manifest(descriptor, children[0].descriptor, layers, child.platform)
+            return [] if rank is None else [(rank, manifest)]
+        found: list[tuple[int, Manifest]] = []
+        for each in self._chosen(children):
+            found += await self._document(each, depth=depth + 1)
+        return found
+
+    def _chosen(self, children: list[Child]) -> list[Child]:
+        """The entries of an index to look at: those that match, and of those only the best where one is wanted."""
+        chosen = matching_children(children, self._options.platforms)
+        rank = self._options.platforms.rank
+        ranks = ((rank(each.platform), index) for index, each in enumerate(chosen) if each.platform)
+        best = min(((value, index) for value, index in ranks if value is not None), default=None)
+        nested = any(is_index(each.descriptor.media_type) for each in chosen)
+        if not self._options.one_variant or best is None or nested:
+            return chosen
+        return [chosen[best[1]]]
+
+    async def _rank(self, child: Child, children: list[Child]) -> int | None:
+        if child.platform is not None:
+            return self._options.platforms.rank(child.platform)
+        # Only the configuration tells; a manifest that stands alone is taken for whatever was asked.
+        config = children[0].descriptor
+        await self.blob(config)
+        try:
+            manifest = await read_manifest(self._services.content, child.descriptor, self._options.platforms)
+        except NotFound:
+            return None
+        return self._options.platforms.rank(manifest.platform) if manifest.platform else None
+
+    async def _small(self, descriptor: Descriptor) -> bytes:
+        try:
+            return await read_all(self._services.content, descriptor)
+        except NotFound:
+            if descriptor.size > JSON_LIMIT:
+                raise ResourceExhausted(
+                    f'manifest "{descriptor.digest}": {descriptor.size} bytes, the most is {JSON_LIMIT}'
+                ) from None
+        data = b"".join([chunk async for chunk in self._fetcher.fetch(descriptor)])
+        algorithm, _ = digests.parse(descriptor.digest)
+        if digests.of(data, algorithm) != descriptor.digest:
+            raise DataLoss(f'manifest "{descriptor.digest}": the registry sent something else')
+        return data
+
+    async def rest(self, manifests: list[Manifest]) -> None:
+        """Fetch configurations and layers of these manifests, and unpack the first of them if that is wanted."""
+        unpacked = manifests[0] if self._options.snapshotter else None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for manifest in manifests:
+                    if manifest is unpacked:
+                        group.create_task(self._unpack(manifest))
+                    else:
+                        for each in (manifest.config, *manifest.layers):
+                            group.create_task(self.blob(each))
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        finally:
+            await self._cancel()
+
+    async def _unpack(self, manifest: Manifest) -> None:
+        await self.blob(manifest.config)
+        if self._options.all_layers:
+            self._start(manifest.layers)
+
+        async def ready(layer: Descriptor) -> None:
+            # From the first layer that has to be applied on, all are fetched at once.
+            self._start(manifest.layers[manifest.layers.index(layer) :])
+            await self.blob(layer)
+
+        options = self._options
+        unpacker = Unpacker(self._services, options.snapshotter, options.unpack, options.progress)
+        await unpacker.unpack(manifest, ready)
+        await asyncio.gather(*self._blobs.values())
+
+    def _start(self, descriptors: tuple[Descriptor, ...]) -> None:
+        for descriptor in descriptors:
+            if descriptor.digest not in self._blobs:
+                self._blobs[descriptor.digest] = asyncio.create_task(self._fetch(descriptor))
+
+    async def blob(self, descriptor: Descriptor) -> None:
+        """Fetch a blob unless it is there or under way, and return when it is there."""
+        self._start((descriptor,))
+        # Shielded: others may wait for the same blob.
+        await asyncio.shield(self._blobs[descriptor.digest])
+
+    async def _fetch(self, descriptor: Descriptor) -> None:
+        def source(offset: int) -> AsyncIterator[bytes]:
+            return self._fetcher.fetch(descriptor, offset=offset)
+
+        async with self._slots:
+            await ingest(
+                self._services.content, descriptor, source, labels=self._source, progress=self._options.progress
+            )
+
+    async def _cancel(self) -> None:
+        for task in self._blobs.values():
+            task.cancel()
+        await asyncio.gather(*self._blobs.values(), return_exceptions=True)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group of failed tasks failed for: the first failure, the rest being its consequences."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -45,6 +45,8 @@ GENERAL: Final = "manager"
 _THREADS: Final = 16
 # What a container that nobody can ask about any more counts as having ended with.
 _UNKNOWN_EXIT: Final = 255
+# How often to launch when the shim that was found went away before we could use it.
+_LAUNCHES: Final = 3
 # Seconds for a task to be taken away again after its creator left.
 _ABANDON_TIMEOUT: Final = 30.0
 
@@ -171,12 +173,16 @@ class TaskRuntime:
         return self.add(keep, shim, answer.pid)
 
     async def _start_shim(self, keep: Keep, key: Key) -> tuple[Shim, ShimAddress]:
-        address = await keep.launcher.launch(keep.request)
-        leaving = self.shims.closing(address)
-        if leaving is not None:
-            # The last other container of its group was deleted meanwhile. Wait until it is gone, and start another.
-            await leaving.gone.wait()
+        for _ in range(_LAUNCHES - 1):
             address = await keep.launcher.launch(keep.request)
+            leaving = self.shims.closing(address)
+            if leaving is None:
+                with suppress(Unavailable):
+                    return await self.shims.acquire(address, key), address
+            else:
+                await leaving.gone.wait()
+            # The last other container of its group was deleted meanwhile, and took the shim along. Start another.
+        address = await keep.launcher.launch(keep.request)
         return await self.shims.acquire(address, key), address
 
     def add(self, keep: Keep, shim: Shim, pid: int) -> ShimTask:

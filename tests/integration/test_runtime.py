@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks in real shims: Debian's ``containerd-shim-runc-v2`` with runc. Needs root."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.conftest import mount_points
+from tests.support import oci
+from tests.support.runtime import PATIENCE, RUNC, Output, World, cgroup_files, pids_of, world
+
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
+from orlop.interfaces.runtime import TaskRequest
+from orlop.values import AnyMessage, Mount, Stdio, TaskStatus
+from orlop_sdk.api.types.runc.options.oci_pb2 import Options
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("containerd-shim-runc-v2", "runc", "busybox"))),
+    reason="needs root, containerd's runc shim, runc and busybox-static",
+)
+
+
+@pytest_asyncio.fixture
+async def w(short_tmp: Path) -> AsyncIterator[World]:
+    async with world(short_tmp) as made:
+        yield made
+
+
+async def test_a_container_from_create_to_delete(w: World) -> None:
+    task = await w.create("c1", ["sh", "-c", "exit 7"])
+    assert (await task.state()).status is TaskStatus.CREATED
+    assert (await task.state()).pid == task.pid > 0
+    waiting = [asyncio.create_task(task.wait()) for _ in range(3)]
+    assert await task.start() == task.pid
+    ends = await asyncio.gather(*waiting)
+    assert {ended.status for ended in ends} == {7}
+    assert (await task.wait()).status == 7
+    state = await task.state()
+    assert (state.status, state.exit_status) == (TaskStatus.STOPPED, 7)
+    ended = await task.delete()
+    assert (ended.status, ended.pid, ended.exited_at) == (7, task.pid, ends[0].exited_at)
+    assert not w.bundle("c1").exists()
+    with pytest.raises(NotFound):
+        await w.runtime.get("c1")
+    await w.events.wait("c1", "/tasks/delete")
+    assert w.events.topics("c1") == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    assert await w.settled() == []
+
+
+async def test_the_bundle_is_laid_out_as_shims_expect(w: World) -> None:
+    await w.create("c1", ["true"])
+    bundle = w.bundle("c1")
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o700
+    assert stat.S_IMODE(bundle.parent.stat().st_mode) == 0o711
+    assert (bundle / "work").resolve() == w.base / "root" / w.namespace / "c1"
+    assert stat.S_ISFIFO((bundle / "log").stat().st_mode)
+    assert (bundle / "shim-binary-path").read_text() == shutil.which("containerd-shim-runc-v2")
+    assert stat.S_IMODE((bundle / "shim-binary-path").stat().st_mode) == 0o600
+    assert stat.S_IMODE((bundle / "bootstrap.json").stat().st_mode) == 0o644
+    assert mount_points(bundle) == [str(bundle / "rootfs")]
+
+
+async def test_the_bundle_belongs_to_a_remapped_root(w: World) -> None:
+    spec = oci.spec(w.namespace, "c1", ["true"])
+    mapping = [{"containerID": 0, "hostID": 54321, "size": 1000}]
+    spec["linux"] |= {"gidMappings": mapping, "uidMappings": mapping}
+    request = TaskRequest(RUNC, oci.spec_message(spec), [Mount("bind", "/nonexistent", options=("bind",))])
+    made = await asyncio.to_thread(_stat_while_created, w, request)
+    assert made == (0o710, 54321)
+
+
+def _stat_while_created(w: World, request: TaskRequest) -> tuple[int, int]:
+    from orlop_runtime.bundle import Bundle
+
+    bundle = Bundle.at(w.base / "state", w.base / "root", w.namespace, "c1")
+    bundle.create(request.spec.value)
+    found = bundle.path.stat()
+    bundle.remove()
+    return stat.S_IMODE(found.st_mode), found.st_gid
+
+
+async def test_output_and_input_pass_through_pipes(w: World) -> None:
+    out, err = Output(w.base / "out"), Output(w.base / "err")
+    stdin = w.base / "in"
+    os.mkfifo(stdin)
+    keep = os.open(stdin, os.O_RDWR | os.O_NONBLOCK)
+    task = await w.run("c1", ["sh", "-c", "echo oops >&2; cat"], Stdio(str(stdin), str(out.path), str(err.path)))
+    os.write(keep, b"hello\n")
+    os.close(keep)
+    await task.close_stdin()
+    await task.close_stdin()
+    async with asyncio.timeout(PATIENCE):
+        assert (await task.wait()).status == 0
+    await task.delete()
+    assert await out.text() == "hello\n"
+    assert await err.text() == "oops\n"
+
+
+async def test_a_terminal_has_the_size_it_is_given(w: World) -> None:
+    out = Output(w.base / "out")
+    stdin = w.base / "in"
+    os.mkfifo(stdin)
+    keep = os.open(stdin, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        stdio = Stdio(str(stdin), str(out.path), terminal=True)
+        task = await w.create("c1", ["sh", "-c", "read line; stty size"], stdio)
+        await task.start()
+        await task.resize(101, 43)
+        os.write(keep, b"go\n")
+        async with asyncio.timeout(PATIENCE):
+            await task.wait()
+        await task.delete()
+    finally:
+        os.close(keep)
+    assert "43 101" in await out.text()
+
+
+async def test_more_processes_in_a_container(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    out, err = Output(w.base / "out"), Output(w.base / "err")
+    spec = oci.process_message(oci.process(["sh", "-c", "echo $WORD; exit 3"], env=["WORD=inside"]))
+    await task.exec("e1", spec, Stdio("", str(out.path), str(err.path)))
+    assert (await task.state("e1")).status is TaskStatus.CREATED
+    with pytest.raises(AlreadyExists):
+        await task.exec("e1", spec, Stdio())
+    with pytest.raises(InvalidArgument):
+        await task.exec("", spec, Stdio())
+    pid = await task.start("e1")
+    ended = await task.wait("e1")
+    assert ended.status == 3
+    gone = await task.delete("e1")
+    assert (gone.status, gone.pid) == (3, pid)
+    assert await out.text() == "inside\n"
+    with pytest.raises(NotFound):
+        await task.state("e1")
+    assert (await task.state()).status is TaskStatus.RUNNING
+    topics = w.events.topics("c1")
+    assert topics[2:4] == ["/tasks/exec-added", "/tasks/exec-started"]
+
+
+async def test_signals(w: World) -> None:
+    task = await w.create("c1", ["sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done"])
+    await task.start()
+    await asyncio.sleep(0.2)
+    await task.kill(signal.SIGUSR1)
+    async with asyncio.timeout(PATIENCE):
+        assert (await task.wait()).status == 9
+    with pytest.raises(NotFound):
+        await task.kill(signal.SIGKILL)
+
+
+async def test_pause_and_resume(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    await task.pause()
+    assert (await task.state()).status is TaskStatus.PAUSED
+    await task.resume()
+    assert (await task.state()).status is TaskStatus.RUNNING
+
+
+async def test_what_is_inside_and_what_it_uses(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    assert [process.pid for process in await task.pids()] == [task.pid]
+    stats = await task.stats()
+    assert stats is not None
+    assert stats.type_url.endswith(".Metrics")
+    assert stats.value
+
+
+async def test_limits_can_change(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+    await task.update(AnyMessage(url, b'{"pids": {"limit": 17}}'))
+    assert {path.read_text().strip() for path in cgroup_files(w.namespace, "c1/pids.max")} == {"17"}
+
+
+async def test_a_running_task_cannot_be_deleted(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    with pytest.raises(FailedPrecondition, match="still running"):
+        await task.delete()
+    assert (await task.state()).status is TaskStatus.RUNNING
+
+
+async def test_one_id_has_one_task(w: World) -> None:
+    results = await asyncio.gather(*(w.create("c1", ["true"]) for _ in range(3)), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["AlreadyExists", "AlreadyExists", "ShimTask"]
+    with pytest.raises(AlreadyExists):
+        await w.create("c1", ["true"])
+
+
+async def test_an_id_is_free_at_once_after_delete(w: World) -> None:
+    for _ in range(3):
+        task = await w.run("c1", ["true"])
+        await task.wait()
+        await task.delete()
+    assert await w.settled() == []
+
+
+async def test_a_create_that_fails_in_the_runtime_leaves_nothing(w: World) -> None:
+    with pytest.raises(OrlopError, match="nonexistent"):
+        await w.create("c1", ["nonexistent"])
+    with pytest.raises(NotFound):
+        await w.runtime.get("c1")
+    assert await w.settled() == []
+    assert w.events.topics("c1") == []
+    await w.create("c1", ["true"])
+
+
+async def test_a_create_without_a_root_leaves_nothing(w: World) -> None:
+    spec = oci.spec_message(oci.spec(w.namespace, "c1", ["true"]))
+    with pytest.raises(OrlopError):
+        await w.runtime.create("c1", TaskRequest(RUNC, spec, [Mount("bind", "/nonexistent", options=("bind",))]))
+    assert await w.settled() == []
+
+
+async def test_a_shim_that_does_not_start_leaves_nothing(w: World) -> None:
+    shim = w.base / "containerd-shim-broken-v1"
+    shim.write_text("#!/bin/sh\necho no luck today\nexit 3\n")
+    shim.chmod(0o755)
+    with pytest.raises(Unavailable, match=r"no luck today .*status 3"):
+        await w.create("c1", ["true"], runtime=str(shim))
+    assert w.leftovers() == []
+    with pytest.raises(NotFound, match="containerd-shim-nowhere-v3"):
+        await w.create("c1", ["true"], runtime="io.containerd.nowhere.v3")
+    with pytest.raises(InvalidArgument):
+        await w.create("c1", ["true"], runtime="some/where")
+    assert w.leftovers() == []
+
+
+async def test_a_create_that_is_given_up_leaves_nothing(w: World) -> None:
+    creating = asyncio.create_task(w.create("c1", ["sleep", "1000"]))
+    await asyncio.sleep(0.01)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert await w.settled() == []
+
+
+async def test_options_reach_shim_and_runtime(w: World) -> None:
+    wrapper = w.base / "my-runc"
+    wrapper.write_text(f'#!/bin/sh\necho "$*" >> {w.base}/calls\nexec {shutil.which("runc")} "$@"\n')
+    wrapper.chmod(0o755)
+    options = AnyMessage("containerd.runc.v1.Options", Options(binary_name=str(wrapper)).SerializeToString())
+    spec = oci.spec_message(oci.spec(w.namespace, "c1", ["true"]))
+    task = await w.runtime.create("c1", TaskRequest(RUNC, spec, w.tree, options=options))
+    await task.start()
+    await task.wait()
+    await task.delete()
+    assert " create " in (w.base / "calls").read_text()
+
+
+async def test_a_group_shares_a_shim(w: World) -> None:
+    first = await w.run("c1", ["sleep", "1000"], io_containerd_runc_v2_group="g")
+    second = await w.run("c2", ["sleep", "1000"], io_containerd_runc_v2_group="g")
+    assert len(w.shims()) == 1
+    await w.remove("c1")
+    await asyncio.sleep(0.2)
+    assert (await second.state()).status is TaskStatus.RUNNING
+    third = await w.run("c3", ["sleep", "1000"], io_containerd_runc_v2_group="g")
+    assert len(w.shims()) == 1
+    for task in (second, third):
+        await w.remove(task.id)
+    assert first.id == "c1"
+    assert await w.settled() == []
+
+
+async def test_the_last_of_a_group_goes_while_another_comes(w: World) -> None:
+    for number in range(3):
+        task = await w.run("old", ["sleep", "1000"], io_containerd_runc_v2_group="g")
+        await task.kill(signal.SIGKILL)
+        await task.wait()
+        await asyncio.gather(task.delete(), w.run(f"new{number}", ["true"], io_containerd_runc_v2_group="g"))
+        await w.remove(f"new{number}")
+    assert await w.settled() == []
+
+
+async def test_a_shim_that_is_killed(w: World) -> None:
+    task = await w.run("c1", ["sleep", "98765"])
+    waiting = asyncio.create_task(task.wait())
+    await asyncio.sleep(0)
+    (shim,) = w.shims()
+    os.kill(shim, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        ended = await waiting
+    assert ended.status == 137
+    exited = await w.events.wait("c1", "/tasks/exit")
+    assert (exited.exit_status, exited.pid, exited.id) == (137, task.pid, "c1")
+    await w.events.wait("c1", "/tasks/delete")
+    assert w.events.topics("c1") == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    with pytest.raises(NotFound):
+        await w.runtime.get("c1")
+    assert (await task.delete()).status == 137
+    assert pids_of("98765") == []
+    assert await w.settled() == []
+
+
+async def test_a_killed_shim_takes_its_whole_group(w: World) -> None:
+    for id in ("c1", "c2"):
+        await w.run(id, ["sleep", "98764"], io_containerd_runc_v2_group="g")
+    (shim,) = w.shims()
+    os.kill(shim, signal.SIGKILL)
+    for id in ("c1", "c2"):
+        await w.events.wait(id, "/tasks/delete")
+    assert pids_of("98764") == []
+    assert await w.settled() == []
+
+
+async def test_tasks_are_listed_in_order_of_id(w: World) -> None:
+    for id in ("b", "a", "c"):
+        await w.create(id, ["true"])
+    assert [task.id for task in await w.runtime.list()] == ["a", "b", "c"]
+
+
+async def test_a_shim_without_info_says_so(w: World) -> None:
+    with pytest.raises(Unavailable, match="-info"):
+        await w.runtime.info(RUNC)

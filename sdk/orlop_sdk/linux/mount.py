@@ -148,24 +148,8 @@ def mount_all(mounts: Sequence[Mount], target: str | os.PathLike[str]) -> None:
 
 def mount_one(mount: Mount, target: str | os.PathLike[str]) -> None:
     """Make one mount exactly at *target* (its own ``target`` is not looked at)."""
-    options = parse_options(mount.options)
-    data = ",".join(options.data)
-    binds = options.flags & sc.MS_BIND
-    if options.flags & (sc.MS_BIND | sc.MS_REMOUNT) or len(os.fsencode(data)) <= _MOST_DATA:
-        sc.mount(mount.source, target, "" if binds else mount.type, options.flags, data)
-    elif mount.type == "overlay":
-        _mount_long_overlay(mount.source, target, options)
-    else:
-        raise OSError(errno.E2BIG, f"mount {mount.type}: options take more than a page", str(target))
-    try:
-        if binds and not options.flags & sc.MS_REMOUNT and options.flags & _PER_MOUNT:
-            # A bind copies the flags of what it binds; its own take effect by remounting only.
-            sc.mount("", target, "", options.flags & ~sc.MS_REC | sc.MS_REMOUNT)
-        if options.propagation:
-            sc.mount("", target, "", options.propagation)
-    except OSError:
-        sc.umount2(target, sc.MNT_DETACH)
-        raise
+    with _ids_mapped(mount) as mapped:
+        _mount_plain(mapped, target)
 
 
 def unmount_all(target: str | os.PathLike[str], *, detach: bool = False) -> None:
@@ -179,11 +163,11 @@ def unmount_all(target: str | os.PathLike[str], *, detach: bool = False) -> None
             for point in reversed(mount_points(target)):
                 sc.umount2(point, flags)
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT):
-                continue  # somebody else unmounted it meanwhile
-            if error.errno != errno.EBUSY or attempt == _BUSY_TRIES - 1:
+            gone = error.errno in (errno.EINVAL, errno.ENOENT)  # somebody else unmounted it meanwhile
+            if attempt == _BUSY_TRIES - 1 or not (gone or error.errno == errno.EBUSY):
                 raise
-            time.sleep(_BUSY_PAUSE)
+            if not gone:
+                time.sleep(_BUSY_PAUSE)
         else:
             return
 
@@ -235,6 +219,57 @@ def _unmount_surely(path: Path) -> None:
         if error.errno != errno.EBUSY:
             raise
         unmount_all(path, detach=True)
+
+
+@contextlib.contextmanager
+def _ids_mapped(mount: Mount) -> Iterator[Mount]:
+    """Honour ``uidmap=`` and ``gidmap=``: the mount to make instead, whose sources show the owners mapped.
+
+    The writable layer of an overlay is not mapped: what is written there has the owners of the outside at once.
+    """
+    plain = [option for option in mount.options if not option.startswith(("uidmap=", "gidmap="))]
+    if len(plain) == len(mount.options):
+        yield mount
+        return
+    # Only here: small processes mount much, but seldom like this.
+    from orlop_sdk.linux.idmap import mapped_copies, parse_mapping
+
+    maps = {
+        name: parse_mapping(value)
+        for name, _, value in (option.partition("=") for option in mount.options)
+        if name in ("uidmap", "gidmap")
+    }
+    if len(maps) != 2:
+        raise InvalidArgument("mount options uidmap and gidmap: need one another; give both")
+    lower = next((option for option in plain if option.startswith("lowerdir=")), None)
+    sources = split_lower(lower.removeprefix("lowerdir=")) if lower else [mount.source]
+    with mapped_copies(sources, maps["uidmap"], maps["gidmap"]) as copies:
+        if lower is None:
+            yield replace(mount, source=copies[0], options=tuple(plain))
+        else:
+            plain[plain.index(lower)] = f"lowerdir={':'.join(copies)}"
+            yield replace(mount, options=tuple(plain))
+
+
+def _mount_plain(mount: Mount, target: str | os.PathLike[str]) -> None:
+    options = parse_options(mount.options)
+    data = ",".join(options.data)
+    binds = options.flags & sc.MS_BIND
+    if options.flags & (sc.MS_BIND | sc.MS_REMOUNT) or len(os.fsencode(data)) <= _MOST_DATA:
+        sc.mount(mount.source, target, "" if binds else mount.type, options.flags, data)
+    elif mount.type == "overlay":
+        _mount_long_overlay(mount.source, target, options)
+    else:
+        raise OSError(errno.E2BIG, f"mount {mount.type}: options take more than a page", str(target))
+    try:
+        if binds and not options.flags & sc.MS_REMOUNT and options.flags & _PER_MOUNT:
+            # A bind copies the flags of what it binds; its own take effect by remounting only.
+            sc.mount("", target, "", options.flags & ~sc.MS_REC | sc.MS_REMOUNT)
+        if options.propagation:
+            sc.mount("", target, "", options.propagation)
+    except OSError:
+        sc.umount2(target, sc.MNT_DETACH)
+        raise
 
 
 @contextlib.contextmanager

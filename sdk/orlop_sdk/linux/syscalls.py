@@ -62,7 +62,10 @@ MOUNT_ATTR_RELATIME: Final = 0x0
 MOUNT_ATTR_NOATIME: Final = 0x10
 MOUNT_ATTR_STRICTATIME: Final = 0x20
 MOUNT_ATTR_NODIRATIME: Final = 0x80
+MOUNT_ATTR_IDMAP: Final = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+OPEN_TREE_CLONE: Final = 0x1
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
 
 RESOLVE_NO_XDEV: Final = 0x01
@@ -72,12 +75,15 @@ RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
 AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
 
+_SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_FSOPEN: Final = 430
 _SYS_FSCONFIG: Final = 431
 _SYS_FSMOUNT: Final = 432
 _SYS_OPENAT2: Final = 437
+_SYS_MOUNT_SETATTR: Final = 442
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -86,6 +92,17 @@ class _OpenHow(ctypes.Structure):
     """The kernel's ``struct open_how``."""
 
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttr(ctypes.Structure):
+    """The kernel's ``struct mount_attr``."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
 
 
 def _prototype(name: str, *arguments: Any) -> Any:
@@ -216,6 +233,34 @@ def move_mount(fd: int, target: str | os.PathLike[str]) -> None:
     )
     if failed < 0:
         raise _fail("move_mount", str(target))
+
+
+def open_tree(path: str | os.PathLike[str]) -> int:
+    """Clone the mount at *path*, attached nowhere; close the descriptor."""
+    fd = _call(
+        _SYS_OPEN_TREE,
+        ctypes.c_int(AT_FDCWD),
+        ctypes.c_char_p(_path(path)),
+        ctypes.c_uint(OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC),
+    )
+    if fd < 0:
+        raise _fail("open_tree", str(path))
+    return fd
+
+
+def mount_setattr(fd: int, attributes: int, userns_fd: int = 0) -> None:
+    """Set attributes of a mount that is attached nowhere yet; ``MOUNT_ATTR_IDMAP`` takes its ids from *userns_fd*."""
+    wanted = _MountAttr(attr_set=attributes, userns_fd=userns_fd)
+    failed = _call(
+        _SYS_MOUNT_SETATTR,
+        ctypes.c_int(fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.byref(wanted),
+        ctypes.c_size_t(ctypes.sizeof(wanted)),
+    )
+    if failed < 0:
+        raise _fail("mount_setattr")
 
 
 def openat2(

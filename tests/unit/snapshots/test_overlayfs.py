@@ -100,3 +100,22 @@ async def test_options_of_the_operator_reach_the_mount(short_tmp: Path) -> None:
 def test_user_namespaces_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlayfs, "_in_user_namespace", lambda: True)
     assert default_options()[-1] == "userxattr"
+
+
+async def test_owners_are_mapped_as_the_labels_say(short_tmp: Path) -> None:
+    labels = {
+        "containerd.io/snapshot/uidmapping": "0:100000:65536",
+        "containerd.io/snapshot/gidmapping": "0:200000:65536",
+    }
+    snapshotter = OverlaySnapshotter(short_tmp / "root", options=default_options())
+    (base,) = await snapshotter.prepare("key")
+    (Path(base.source) / "file").touch()
+    os.chown(Path(base.source) / "file", 3, 4)
+    await snapshotter.commit("base", "key")
+    mounts = await snapshotter.prepare("mapped", "base", labels=labels)
+    assert mounts[0].options[-2:] == ("uidmap=0:100000:65536", "gidmap=0:200000:65536")
+    with temporary_mount(mounts, short_tmp) as tree:
+        for path, owner in ((tree, (100000, 200000)), (tree / "file", (100003, 200004))):
+            found = await asyncio.to_thread(path.stat)
+            assert (found.st_uid, found.st_gid) == owner
+    await snapshotter.close()

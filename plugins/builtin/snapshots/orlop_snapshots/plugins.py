@@ -25,7 +25,7 @@ class OverlayConfig(NativeConfig):
     sync_remove: bool = False
     """Delete the directories of a removed snapshot at once, instead of with the next garbage collection."""
     slow_chown: bool = False
-    """Accepted for containerd's sake: ownership for user namespaces is changed by clients here, so it has no effect."""
+    """Accepted for containerd's sake, without effect: owners are mapped by the kernel or changed by the client."""
     mount_options: tuple[str, ...] = ()
     """Options added to every overlay mount, such as "volatile" or "metacopy=on"."""
 
@@ -39,7 +39,7 @@ async def native(ctx: InitContext[NativeConfig]) -> Snapshotter:
     return await run_blocking(NativeSnapshotter, root)
 
 
-@snapshotter("overlayfs", config=OverlayConfig, capabilities=("rebase",))
+@snapshotter("overlayfs", config=OverlayConfig, capabilities=("rebase", "remap-ids"))
 async def overlayfs(ctx: InitContext[OverlayConfig]) -> Snapshotter:
     """Stacks of layers that the kernel shows as one tree."""
     from orlop_snapshots.overlayfs import OverlaySnapshotter, check, default_options

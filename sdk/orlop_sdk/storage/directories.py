@@ -31,6 +31,7 @@ import logging
 import os
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +65,7 @@ class NewSnapshot:
     labels: Labels
 
 
-class DirectorySnapshotter:
+class DirectorySnapshotter(ABC):
     """Implements `orlop.interfaces.snapshotter.Snapshotter` and ``Cleaner`` over two methods of a subclass.
 
     With *sync_remove* a removed snapshot's directory is deleted at once, else by `cleanup`. *rebase* says that
@@ -87,12 +88,13 @@ class DirectorySnapshotter:
 
     # ---- what a subclass says -----------------------------------------------------------------------------------
 
+    @abstractmethod
     def populate(self, directory: Path, new: NewSnapshot) -> None:
-        """Fill the new, empty *directory* (mode 0755). Blocking code; runs in a thread. Left empty by default."""
+        """Fill the new, empty *directory* (mode 0755). Blocking code; runs in a thread."""
 
+    @abstractmethod
     def describe(self, snapshot: StoredSnapshot) -> list[Mount]:
-        """How an active snapshot or view is mounted. Must not block for long."""
-        raise Unimplemented(f"{type(self).__name__}: describe() is missing")
+        """How an active snapshot or view is mounted. Runs in a thread too."""
 
     def measure(self, directory: Path) -> Usage:
         """Disk use of a snapshot, by its directory. Blocking code; runs in a thread."""

@@ -61,13 +61,25 @@ class TestConfig:
         assert data["plugins"][GRPC]["max_recv_message_size"] == 16777216
         assert data["plugins"][TTRPC]["address"] == "/x.sock.ttrpc"
 
-    def test_a_dump_can_be_read_back(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_defaults_as_a_file_change_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["config", "default"]) == 0
-        first = capsys.readouterr().out
+        written, bare = tmp_path / "written.toml", tmp_path / "bare.toml"
+        written.write_text(capsys.readouterr().out)
+        bare.write_text("version = 4\n")
+        dumps = []
+        for file in (written, bare):
+            assert main(["-c", str(file), "config", "dump"]) == 0
+            dumps.append(tomli.loads(capsys.readouterr().out))
+        assert dumps[0] == dumps[1]
+
+    def test_a_dump_tells_what_comes_from_where(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = tmp_path / "c.toml"
-        file.write_text(first)
-        assert main(["-c", str(file), "config", "dump"]) == 0
-        assert tomli.loads(capsys.readouterr().out) == tomli.loads(first)
+        file.write_text('version = 4\nroot = "/r"\n')
+        assert main(["-c", str(file), "--state", "/s", "config", "dump"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert f'root = "/r"  # {file}:2' in lines
+        assert 'state = "/s"  # command line' in lines
+        assert "oom_score = 0" in lines
 
     def test_a_migration_says_what_was_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = tmp_path / "c.toml"

@@ -1,34 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orlopd config``: print the configuration as TOML, with what each key means."""
+"""``orlopd config``: print the configuration as TOML."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-import tomlkit
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from tomlkit.items import Table
+from pydantic import BaseModel
 
-from orlop.config import Config, from_data
+from orlop.config import Config, dump, from_data
+from orlop.config.document import Document
+from orlop.discovery import AnyRegistration
 from orlop.errors import ConfigError
 from orlop.kernel import Kernel
-from orlop.plugin import PluginConfig
 from orlop_services.daemon.run import read_config
 
 
 def config(arguments: argparse.Namespace) -> int:
     """Print what the action asks for; the exit status is 1 when the config has faults, which go to standard error."""
-    found = from_data({}) if arguments.action == "default" else read_config(arguments)
     try:
-        found.raise_faults()
-        if arguments.action == "migrate":
-            text = tomlkit.dumps(_plain(found.document.data))
-        else:
-            text = _effective(found)
+        text = _text(arguments)
     except ConfigError as error:
         sys.stderr.writelines(f"orlopd: {fault}\n" for fault in error.faults)
         return 1
@@ -36,66 +28,27 @@ def config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _effective(found: Config) -> str:
+def _text(arguments: argparse.Namespace) -> str:
+    if arguments.action == "default":
+        return dump.default(registration for registration, _ in _select(from_data({})))
+    found = read_config(arguments)
+    found.raise_faults()
+    return dump.effective(found.document if arguments.action == "migrate" else _complete(found))
+
+
+def _select(found: Config) -> list[tuple[AnyRegistration, BaseModel | None]]:
+    """The enabled plugins with their configs; None where a key without a default is missing."""
     kernel = Kernel(found)
     kernel.select()
-    document = tomlkit.document()
-    _fill(document, found.settings, skip=("plugins",))
-    plugins = tomlkit.table(is_super_table=True)
-    for uri in sorted(kernel.registry.entries):
-        entry = kernel.registry.entries[uri]
-        if entry.registration is not None:
-            typed = entry.config or _default(entry.registration.config)
-            if typed is not None and type(typed).model_fields:
-                table = tomlkit.table()
-                _fill(table, typed)
-                plugins[uri] = table
-    document["plugins"] = plugins
-    return tomlkit.dumps(document)
+    return [(entry.registration, entry.config) for entry in kernel.registry.entries.values() if entry.registration]
 
 
-def _default(model: type[PluginConfig]) -> PluginConfig | None:
-    try:
-        return model()
-    except ValidationError:
-        # A plugin that cannot do without settings has no default to print.
-        return None
+def _complete(found: Config) -> Document:
+    """The config with every default filled in. What a file says keeps its origin, and is told from defaults by it."""
+    plugins = {registration.uri: typed for registration, typed in _select(found) if typed is not None}
+    tables = {uri: _plain(plugins[uri]) for uri in sorted(plugins) if type(plugins[uri]).model_fields}
+    return Document({**_plain(found.settings), "plugins": tables}, found.document.origins)
 
 
-def _fill(table: tomlkit.TOMLDocument | Table, model: BaseModel, skip: tuple[str, ...] = ()) -> None:
-    """Write a model's keys with their explanations: what is no table first, as TOML wants it."""
-    values = model.model_dump(mode="json", by_alias=True)
-    fields = [(info.alias or name, name, info) for name, info in type(model).model_fields.items() if name not in skip]
-    tables = [field for field in fields if isinstance(values[field[0]], Mapping)]
-    for key, _, info in fields:
-        if isinstance(values[key], Mapping):
-            continue
-        _explain(table, info)
-        if values[key] is None:
-            # TOML has no word for "nothing"; the key is there to be found all the same.
-            table.add(tomlkit.comment(f"{key} ="))
-        else:
-            table.add(key, _plain(values[key]))
-    for key, name, info in tables:
-        inner = tomlkit.table()
-        _explain(inner, info)
-        value = getattr(model, name)
-        if isinstance(value, BaseModel):
-            _fill(inner, value)
-        else:
-            inner.update(_plain(values[key]))
-        table.add(key, inner)
-
-
-def _explain(table: tomlkit.TOMLDocument | Table, info: FieldInfo) -> None:
-    for line in (info.description or "").splitlines():
-        table.add(tomlkit.comment(line))
-
-
-def _plain(value: Any) -> Any:
-    """The value without what TOML cannot say: no value at all."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
+def _plain(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -17,8 +17,8 @@ from orlop_sdk.rpc.grpc_server import TableHandler
 from orlop_sdk.serving.socketfile import SocketFile
 from orlop_services.servers.config import GrpcConfig, TcpConfig
 
-#: Seconds that calls in progress get when a server closes.
-_GRACE = 2.0
+#: Seconds that calls in progress get when a server closes. Streams of events never end by themselves, so this is spent.
+_GRACE = 0.5
 
 
 class UnixServer:

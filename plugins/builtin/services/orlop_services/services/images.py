@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+from datetime import datetime
 
 from google.protobuf.empty_pb2 import Empty
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.metadata import ImageStore
-from orlop.values import EPOCH
 from orlop_sdk.api.services.images.v1 import images_pb2 as pb
 from orlop_sdk.convert.common import time_from_wire
 from orlop_sdk.convert.images import image_from_wire, image_to_wire
@@ -32,19 +31,20 @@ class ImagesService(Service):
         return pb.ListImagesResponse(images=[image_to_wire(image) for image in found])
 
     async def Create(self, request: pb.CreateImageRequest) -> pb.CreateImageResponse:
-        # The times a client sends are not its to say; a source date, for reproducible results, is.
-        epoch = time_from_wire(request.source_date_epoch)
-        image = dataclasses.replace(image_from_wire(request.image), created_at=epoch, updated_at=epoch)
-        return pb.CreateImageResponse(image=image_to_wire(await self._store.create(image)))
+        created = await self._store.create(image_from_wire(request.image), timestamp=_source_date(request))
+        return pb.CreateImageResponse(image=image_to_wire(created))
 
     async def Update(self, request: pb.UpdateImageRequest) -> pb.UpdateImageResponse:
         if not request.image.name:
             raise InvalidArgument("image: name is required to update it")
-        epoch = time_from_wire(request.source_date_epoch)
-        image = dataclasses.replace(image_from_wire(request.image), created_at=EPOCH, updated_at=epoch)
-        updated = await self._store.update(image, list(request.update_mask.paths))
+        paths = list(request.update_mask.paths)
+        updated = await self._store.update(image_from_wire(request.image), paths, timestamp=_source_date(request))
         return pb.UpdateImageResponse(image=image_to_wire(updated))
 
     async def Delete(self, request: pb.DeleteImageRequest) -> Empty:
         await self._store.delete(request.name, target=request.target.digest, sync=request.sync)
         return Empty()
+
+
+def _source_date(request: pb.CreateImageRequest | pb.UpdateImageRequest) -> datetime | None:
+    return time_from_wire(request.source_date_epoch) if request.HasField("source_date_epoch") else None

@@ -44,7 +44,7 @@ class TasksService(Service):
             checkpoint=descriptor_from_wire(request.checkpoint) if request.HasField("checkpoint") else None,
         )
         task = await self._tasks.create(request.container_id, options)
-        return pb.CreateTaskResponse(container_id=request.container_id, pid=(await task.state()).pid)
+        return pb.CreateTaskResponse(container_id=request.container_id, pid=task.pid)
 
     async def Start(self, request: pb.StartRequest) -> pb.StartResponse:
         return pb.StartResponse(pid=await (await self._get(request.container_id)).start(request.exec_id))

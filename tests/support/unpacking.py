@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from tests.support.image import digest, entry
 
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.stream import StreamProcessor
@@ -23,7 +25,6 @@ from orlop_images.process import Workers
 from orlop_images.streams import Decompressor
 from orlop_images.walking import Parts, WalkingConfig, WalkingDiffer
 from orlop_snapshots.overlayfs import OverlaySnapshotter, default_options
-from tests.support.image import digest, entry
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -57,7 +58,7 @@ def xattrs(**values: bytes) -> dict[str, dict[str, str]]:
     return {"pax_headers": records}
 
 
-def raw(members: Iterable[Member], format: int = tarfile.GNU_FORMAT, *, end: bool = True) -> bytes:
+def raw(members: Iterable[Member], format: Literal[0, 1, 2] = tarfile.GNU_FORMAT, *, end: bool = True) -> bytes:
     """A tar of any format, its names whatever they are (`tarfile.addfile` mends some)."""
     parts = []
     for info, data in members:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from orlop.interfaces.stream import TAR
+from orlop.interfaces import stream
 
+TAR: Final = stream.TAR
 OCI_GZIP: Final = f"{TAR}+gzip"
 OCI_ZSTD: Final = f"{TAR}+zstd"
 #: Docker's type for a layer; in practice it may be compressed all the same, so its first bytes decide.

@@ -101,7 +101,14 @@ class Workers:
     async def start(self, request: Mapping[str, Any], *, source: int, output: int = -1) -> Job:
         """Start a job that reads *source*; both descriptors stay the caller's."""
         for last in (False, True):
-            job = await self._pool.run(self._submit, request, source, output)
+            if self._closed:
+                raise errors.Unavailable("worker: the plugin was closed")
+            submitting = asyncio.ensure_future(self._pool.run(self._submit, request, source, output))
+            try:
+                job = await asyncio.shield(submitting)
+            except asyncio.CancelledError:
+                await (await submitting).close()  # the thread went on, and a worker must not
+                raise
             try:
                 if await job.started():
                     return job
@@ -142,7 +149,7 @@ class Workers:
     def _send(self, descriptors: Sequence[int]) -> None:
         with self._lock:
             if self._closed:
-                raise errors.Unavailable("worker: the differ was closed")
+                raise errors.Unavailable("worker: the plugin was closed")
             for fresh in (False, True):
                 control = self._start_host() if fresh or self._control is None else self._control
                 try:
@@ -186,6 +193,7 @@ class Job:
         self._report = report
         self._pidfd = -1
         self._data: bytes | None = None
+        self._closed = False
 
     async def started(self) -> bool:
         """Wait until the worker has begun; False when its host ended before that."""
@@ -218,6 +226,11 @@ class Job:
 
     async def close(self) -> None:
         """Kill the worker if it still runs, and wait until it and its mounts are gone. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pidfd < 0:
+            await self.started()  # it may be about to begin
         pidfd, self._pidfd = self._pidfd, -1
         self._report.close()
         if pidfd >= 0:

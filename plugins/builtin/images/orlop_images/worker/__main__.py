@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     jobs.preload()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the daemon learns from the report's socket
     control = socket.socket(fileno=_CONTROL)
+    own = os.getpid()
     waiting = select.poll()
     waiting.register(control, select.POLLIN)
     while waiting.poll(setup["idle"] * 1000):
@@ -45,21 +46,20 @@ def main(arguments: Sequence[str]) -> int:
             break
         if os.fork() == 0:
             control.close()
-            os._exit(_child(jobs, descriptors))
+            os._exit(_child(jobs, descriptors, own))
         for descriptor in descriptors:
             os.close(descriptor)
     return 0
 
 
-def _child(jobs: Any, descriptors: Sequence[int]) -> int:
+def _child(jobs: Any, descriptors: Sequence[int], host: int) -> int:
     """Do one job, report, and end at once: threads that still read have nothing left to say."""
     from orlop_images.worker import fault
 
     request_fd, *standard, report_fd = descriptors
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return 1
+    if os.getppid() != host:
+        return 1  # it died before it could take us along
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)

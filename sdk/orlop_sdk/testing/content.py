@@ -66,11 +66,12 @@ async def read_all(store: ContentStore, digest: str, step: int = 1 << 20) -> byt
 
 
 async def put(store: ContentStore, data: bytes, ref: str = "", labels: Labels = EMPTY) -> str:
-    """Write a blob in one go and return its digest."""
+    """Write what is missing of a blob and return its digest."""
     digest = digests.of(data)
     writer = await store.writer(ref or f"put-{digest}", total=len(data), expected=digest)
     try:
-        await writer.write(data)
+        if missing := data[(await writer.status()).offset :]:
+            await writer.write(missing)
         return await writer.commit(size=len(data), expected=digest, labels=labels)
     finally:
         await writer.close()

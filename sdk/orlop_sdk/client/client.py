@@ -225,10 +225,9 @@ class Client(ImageOperations):
             yield stream
 
     def watch(self, *filters: str) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Events of this namespace that match any of the filters, from the start of the block on::
+        """Events of this namespace that match any of the filters, from the start of the block on.
 
-        async with client.watch('topic=="/tasks/exit"') as events:
-            async for event in events: ...
+        For instance ``async with client.watch('topic=="/tasks/exit"') as events: ...``.
         """
         return self._watch(filters)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, Self
 
 from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError, OutOfRange, Unimplemented
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
@@ -69,23 +69,41 @@ class RemoteReader:
         """Nothing to free."""
 
 
+class _Requests:
+    """The requests of one write, sent as they are put in. An iterator and no generator: it may be left at any time."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[content_pb2.WriteContentRequest | None] = asyncio.Queue()
+
+    def put(self, request: content_pb2.WriteContentRequest) -> None:
+        self._queue.put_nowait(request)
+
+    def end(self) -> None:
+        self._queue.put_nowait(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> content_pb2.WriteContentRequest:
+        request = await self._queue.get()
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+
 class RemoteWriter:
     """An ingest of a daemon. Writes are sent ahead of their answers, `WINDOW` messages at most."""
 
     def __init__(self, stub: Stub, ref: str) -> None:
         self._ref = ref
-        self._requests: asyncio.Queue[content_pb2.WriteContentRequest | None] = asyncio.Queue()
-        self._responses: Responses = stub.Write(self._outgoing())
+        self._requests = _Requests()
+        self._responses: Responses = stub.Write(self._requests)
         self._pending: deque[int] = deque()
         self._offset = 0
         self._status = IngestStatus(ref)
         self._digest = ""
         self._expected = ""
         self._ended = False
-
-    async def _outgoing(self) -> AsyncIterator[content_pb2.WriteContentRequest]:
-        while (request := await self._requests.get()) is not None:
-            yield request
 
     async def open(self, total: int, expected: str) -> None:
         """Take the ref. Raises as `ContentStore.writer`."""
@@ -147,7 +165,7 @@ class RemoteWriter:
         if self._ended:
             return
         self._ended = True
-        self._requests.put_nowait(None)
+        self._requests.end()
         try:
             # The ref is free once the daemon has ended the call, and not before.
             async with asyncio.timeout(RELEASE):
@@ -163,8 +181,12 @@ class RemoteWriter:
         if self._ended:
             raise FailedPrecondition(f'ingest "{self._ref}": writer is closed; open the ref again')
 
+    def _give_up(self) -> None:
+        self._ended = True
+        self._requests.end()
+
     def _send(self, request: content_pb2.WriteContentRequest) -> None:
-        self._requests.put_nowait(request)
+        self._requests.put(request)
         self._pending.append(request.action)
 
     async def _exchange(self, request: content_pb2.WriteContentRequest) -> None:
@@ -176,10 +198,10 @@ class RemoteWriter:
         try:
             answer = await anext(self._responses)
         except StopAsyncIteration:
-            self._ended = True
+            self._give_up()
             raise FailedPrecondition(f'ingest "{self._ref}": the daemon ended the write early') from None
         except OrlopError:
-            self._ended = True
+            self._give_up()
             raise
         self._pending.popleft()
         self._digest = answer.digest or self._digest

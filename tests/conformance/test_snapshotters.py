@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.daemon import CONTAINERD, Daemon
+from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
 from tests.support.place import short_directory
 
 from orlop import context
@@ -64,6 +65,42 @@ class TestProxied(SnapshotterSuite):
         await served.close()
 
 
+@asynccontextmanager
+async def opening(daemon: Daemon) -> AsyncIterator[OpenSnapshotter]:
+    """How to open the overlay snapshotter of a daemon, in a namespace of its own."""
+    address = str(daemon.address)
+    namespace = f"suite-{uuid.uuid4().hex}"
+
+    async def open() -> Snapshotter:
+        return ProxySnapshotter(address, "overlayfs")
+
+    # Nothing refers to what the suite makes, so that garbage collection would take it but for a lease.
+    async with open_channel(address) as channel:
+        with context.scope(namespace=namespace):
+            leases = Stub(channel, "containerd.services.leases.v1.Leases")
+            created = await leases.Create(leases_pb2.CreateRequest(id="suite"))
+    with context.scope(namespace=namespace, lease=created.lease.id):
+        yield open
+
+
+@pytest.fixture(scope="module")
+def orlopd() -> Iterator[Daemon]:
+    with short_directory() as base, Daemon(base, ORLOPD) as daemon:
+        yield daemon
+
+
+class TestOrlopd(SnapshotterSuite):
+    """Our overlayfs behind our metadata store and our socket."""
+
+    rebases = True
+    renames_directories = False
+
+    @pytest.fixture
+    async def open_snapshotter(self, orlopd: Daemon) -> AsyncIterator[OpenSnapshotter]:
+        async with opening(orlopd) as open:
+            yield open
+
+
 @pytest.fixture(scope="module")
 def containerd() -> Iterator[Daemon]:
     with short_directory() as base, Daemon(base, CONTAINERD) as daemon:
@@ -77,18 +114,7 @@ class TestContainerd(SnapshotterSuite):
 
     @pytest.fixture
     async def open_snapshotter(self, containerd: Daemon) -> AsyncIterator[OpenSnapshotter]:
-        address = str(containerd.address)
-        namespace = f"suite-{uuid.uuid4().hex}"
-
-        async def open() -> Snapshotter:
-            return ProxySnapshotter(address, "overlayfs")
-
-        # Nothing refers to what the suite makes, so that garbage collection would take it but for a lease.
-        async with open_channel(address) as channel:
-            with context.scope(namespace=namespace):
-                leases = Stub(channel, "containerd.services.leases.v1.Leases")
-                created = await leases.Create(leases_pb2.CreateRequest(id="suite"))
-        with context.scope(namespace=namespace, lease=created.lease.id):
+        async with opening(containerd) as open:
             yield open
 
     async def test_the_looks_of_the_root_are_inherited(self, snapshotter: Snapshotter) -> None:

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 
+import grpc.aio
+
 from orlop import context, values
 from orlop.errors import FailedPrecondition, NotFound
 from orlop.interfaces.content import ContentStore
@@ -47,6 +49,7 @@ from orlop_sdk.client.introspection import Introspection, Version
 from orlop_sdk.client.lease import DAY, held
 from orlop_sdk.client.services import Services, remote_services
 from orlop_sdk.client.stdio import CapturedStreams, Streams, capture
+from orlop_sdk.rpc.channel import Channel
 
 if TYPE_CHECKING:
     from orlop.config import Config
@@ -85,6 +88,7 @@ class Client(ImageOperations):
         self._connection = connection or GrpcConnection(address or default_address())
         self._changes: ServiceChanges = {}
         self._services: Services | None = None
+        self._channel: Channel | grpc.aio.Channel | None = None
         self._defaults: dict[str, str] = {}
 
     @classmethod
@@ -111,12 +115,16 @@ class Client(ImageOperations):
     async def connect(self) -> None:
         """Get ready for calls; ``async with`` does it."""
         if self._services is None:
-            channel = NamespacedChannel(await self._connection.open(), self.namespace)
-            self._services = replace(remote_services(channel, self.namespace), **self._changes)
+            self._attach(await self._connection.open())
+
+    def _attach(self, channel: Channel | grpc.aio.Channel) -> None:
+        self._channel = channel
+        services = remote_services(NamespacedChannel(channel, self.namespace), self.namespace)
+        self._services = replace(services, **self._changes)
 
     async def close(self) -> None:
         """Hang up. May be called twice."""
-        self._services = None
+        self._services = self._channel = None
         await self._connection.close()
 
     def in_namespace(self, namespace: str) -> Client:
@@ -130,6 +138,8 @@ class Client(ImageOperations):
     def _view(self, namespace: str, changes: ServiceChanges) -> Client:
         view = Client(namespace=namespace, connection=_Borrowed(self._connection))
         view._changes = changes
+        if self._channel is not None:
+            view._attach(self._channel)
         return view
 
     def scope(self) -> AbstractContextManager[None]:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create, start, wait for and delete a container over the socket, the same client and OCI runtime on both sides.
+
+    python tests/benchmarks/bench_lifecycle.py [--runs 30] [--runtime runc|crun]
+
+The container runs busybox ``true`` on a bind-mounted directory; the shim is Debian's on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from sides import OURS, THEIRS, Figure, both, show
+
+from orlop_sdk.api.services.containers.v1 import containers_pb2
+from orlop_sdk.api.services.tasks.v1 import tasks_pb2
+from orlop_sdk.api.types import mount_pb2
+from orlop_sdk.api.types.runc.options import oci_pb2
+from orlop_sdk.client.connection import open_channel
+from orlop_sdk.oci.default import default_spec
+from orlop_sdk.rpc.stub import Stub
+
+# runc keeps its state by namespace and id on the whole host, so each side has a namespace of its own.
+STEPS = ("create", "start", "wait", "delete", "all")
+
+
+def rootfs() -> Path:
+    """A root file system with busybox alone."""
+    path = Path(tempfile.mkdtemp(prefix="obroot", dir="/tmp"))
+    (path / "bin").mkdir()
+    for name in ("proc", "sys", "dev", "run"):
+        (path / name).mkdir()
+    shutil.copy("/bin/busybox", path / "bin/true")
+    return path
+
+
+async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -> dict[str, float]:
+    """One life, and how long its parts took (milliseconds)."""
+    metadata = [("containerd-namespace", namespace)]
+    channel = open_channel(address)
+    containers = Stub(channel, "containerd.services.containers.v1.Containers")
+    tasks = Stub(channel, "containerd.services.tasks.v1.Tasks")
+    spec = default_spec(id, namespace)
+    spec["process"]["args"] = ["/bin/true"]
+    container = containers_pb2.Container(id=id)
+    container.runtime.name = "io.containerd.runc.v2"
+    options = oci_pb2.Options(binary_name=runtime)
+    container.runtime.options.type_url = "containerd.runc.v1.Options"
+    container.runtime.options.value = options.SerializeToString()
+    container.spec.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+    container.spec.value = json.dumps(spec).encode()
+    began = time.perf_counter()
+    await containers.Create(containers_pb2.CreateContainerRequest(container=container), metadata=metadata)
+    mount = mount_pb2.Mount(type="bind", source=str(root), options=["rbind", "rw"])
+    took: dict[str, float] = {}
+    last = began
+
+    def lap(step: str) -> None:
+        nonlocal last
+        took[step], last = (time.perf_counter() - last) * 1e3, time.perf_counter()
+
+    await tasks.Create(tasks_pb2.CreateTaskRequest(container_id=id, rootfs=[mount]), metadata=metadata)
+    lap("create")
+    waiting = asyncio.ensure_future(tasks.Wait(tasks_pb2.WaitRequest(container_id=id), metadata=metadata))
+    await tasks.Start(tasks_pb2.StartRequest(container_id=id), metadata=metadata)
+    lap("start")
+    ended = await waiting
+    lap("wait")
+    if ended.exit_status != 0:
+        raise RuntimeError(f"{id}: exit status {ended.exit_status}")
+    await tasks.Delete(tasks_pb2.DeleteTaskRequest(container_id=id), metadata=metadata)
+    await containers.Delete(containers_pb2.DeleteContainerRequest(id=id), metadata=metadata)
+    lap("delete")
+    took["all"] = (time.perf_counter() - began) * 1e3
+    await channel.close()
+    return took
+
+
+async def measure(addresses: dict[str, str], runs: int, runtime: str, root: Path) -> list[Figure]:
+    """Both sides in turn."""
+    taken: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
+    for number in range(runs + 1):
+        for side, address in addresses.items():
+            took = await one(address, f"bench-{side}", f"life-{number}", root, runtime)
+            if number:  # the first of each side warms up
+                taken[side].append(took)
+    return [
+        Figure(
+            f"{step} ({runtime})",
+            "ms",
+            [took[step] for took in taken[OURS]],
+            [took[step] for took in taken[THEIRS]],
+            budget=({"runc": 0.8, "crun": 0.5}[runtime] if step == "all" else None),
+        )
+        for step in STEPS
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--runtime", choices=("runc", "crun"), default="runc")
+    options = parser.parse_args()
+    root = rootfs()
+    try:
+        with both() as daemons:
+            addresses = {side: str(daemon.address) for side, daemon in daemons.items()}
+            for side, daemon in daemons.items():
+                daemon.ctr(f"bench-{side}")
+            figures = asyncio.run(measure(addresses, options.runs, options.runtime, root))
+            show("life of a container", figures)
+    finally:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

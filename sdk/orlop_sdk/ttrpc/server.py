@@ -173,7 +173,7 @@ class _ServerConnection(Connection):
     def _begin(self, frame: Frame) -> None:
         try:
             if frame.stream <= self._last:
-                raise InvalidArgument(f"stream {frame.stream}: StreamID cannot be re-used and must increment")
+                raise InvalidArgument(f"stream {frame.stream}: numbers cannot be reused and must increase")
             self._last = frame.stream
             if self._finishing:
                 raise Unavailable("ttrpc server: shutting down")

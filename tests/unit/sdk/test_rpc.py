@@ -281,12 +281,12 @@ async def test_grpc_refuses_a_malformed_request(tmp_path: Path) -> None:
 
 
 def test_method_that_the_service_lacks_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Wrong\.Vresion: service containerd\.services\.version\.v1\.Version has no"):
+    with pytest.raises(TypeError, match=r"Wrong\.Release: service containerd\.services\.version\.v1\.Version has no"):
 
         class Wrong(Service):
             service = "containerd.services.version.v1.Version"
 
-            async def Vresion(self, _request: Empty) -> VersionResponse:
+            async def Release(self, _request: Empty) -> VersionResponse:
                 return VersionResponse()
 
 
@@ -330,5 +330,5 @@ def test_messages_and_services_are_found_by_name() -> None:
 
 
 def test_stub_names_a_missing_method() -> None:
-    with pytest.raises(AttributeError, match='no method "Vresion"'):
-        Stub(LocalChannel({}), "containerd.services.version.v1.Version").Vresion  # noqa: B018
+    with pytest.raises(AttributeError, match='no method "Release"'):
+        Stub(LocalChannel({}), "containerd.services.version.v1.Version").Release  # noqa: B018

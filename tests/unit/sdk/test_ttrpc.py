@@ -474,3 +474,21 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 
 async def test_empty_messages_are_messages(client: Client) -> None:
     assert await bound(client, "unary_unary", "Echo")(AnyPb()) == AnyPb()
+
+
+def test_both_ends_run_on_uvloop(short_tmp: Path) -> None:
+    # Its transports are no subclasses of asyncio's, and the daemon runs on it.
+    uvloop = pytest.importorskip("uvloop", reason="needs uvloop; install the services room")
+
+    async def calls() -> int:
+        server = Server(Backend().methods(), same_user=True)
+        await server.listen(str(short_tmp / "s"))
+        async with await Client.connect(str(short_tmp / "s")) as client:
+            assert (await bound(client, "unary_unary", "Echo")(AnyPb(type_url="a"))).type_url == "a"
+            stream = bound(client, "unary_stream", "Count")(AnyPb(type_url="32", value=bytes(1 << 20)))
+            await asyncio.sleep(0.1)  # let buffers fill, so that reading and writing pause
+            total = sum([len(answer.value) async for answer in stream])
+        await server.close()
+        return total
+
+    assert uvloop.run(calls()) == 32 << 20

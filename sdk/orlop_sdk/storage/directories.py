@@ -158,7 +158,12 @@ class DirectorySnapshotter(ABC):
 
     def _usage(self, key: str) -> Usage:
         recorded = self._records.usage(key)
-        return recorded or self.measure(self.directory(self._records.get(key).id))
+        if recorded is not None:
+            return recorded
+        snapshot = self._records.get(key)
+        if snapshot.info.kind != SnapshotKind.ACTIVE:
+            return Usage(0, 0)  # a view has nothing of its own, whatever its directory holds
+        return self.measure(self.directory(snapshot.id))
 
     def _mounts(self, key: str) -> list[Mount]:
         snapshot = self._records.get(key)

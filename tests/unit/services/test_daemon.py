@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,7 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc.aio
 import pytest
+from google.protobuf.any_pb2 import Any as Any_
+
+from orlop_sdk.api.services.events.v1.events_pb2 import SubscribeRequest
+from orlop_sdk.rpc.stub import Stub
 
 ORLOPD = str(Path(sys.executable).parent / "orlopd")
 VERSION = "io.containerd.grpc.v1.version"
@@ -119,3 +125,32 @@ def test_a_required_plugin_that_is_off_ends_it(short_tmp: Path) -> None:
     assert done.returncode == 1
     assert f"orlopd: {file}:4: {VERSION} is required, but disabled: disabled in {file}:5" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("over", ["grpc", "ttrpc"])
+async def test_an_event_can_be_published_from_the_command_line(short_tmp: Path, over: str) -> None:
+    write_config(short_tmp)
+    event = Any_(type_url="types.example.org/Event", value=b"\x01")
+    command = [ORLOPD, "publish", "--namespace", "here", "--topic", "/mine/thing"]
+    env = {**os.environ, "TTRPC_ADDRESS": f"{short_tmp}/s.ttrpc"}
+    if over == "grpc":
+        command[1:1] = ["--address", f"{short_tmp}/s"]
+        del env["TTRPC_ADDRESS"]
+
+    def publish() -> None:
+        subprocess.run(command, input=event.SerializeToString(), env=env, check=True, timeout=30)
+
+    with running(short_tmp):
+        async with grpc.aio.insecure_channel(f"unix:{short_tmp}/s") as channel:
+            stub = Stub(channel, "containerd.services.events.v1.Events")
+            async with stub.Subscribe(SubscribeRequest(filters=['topic=="/mine/thing"']), timeout=30) as stream:
+                got = asyncio.ensure_future(anext(stream))
+                # Nothing says when the daemon has the subscription, so what it may miss is published again.
+                for _ in range(20):
+                    await asyncio.to_thread(publish)
+                    await asyncio.wait([got], timeout=0.5)
+                    if got.done():
+                        break
+                envelope = await got
+    assert (envelope.namespace, envelope.topic, envelope.event) == ("here", "/mine/thing", event)
+    assert envelope.timestamp.seconds > 0

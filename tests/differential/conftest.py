@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.support.comparison import Pair
 from tests.support.daemon import CONTAINERD, SUBJECT, Daemon
 from tests.support.image import Image, many_layers, noise, write_archive, write_layout

@@ -55,7 +55,9 @@ def test_run(ctr: Recorder) -> None:
 def test_run_with_options(ctr: Recorder) -> None:
     """What the client puts into the spec arrives in the container."""
     import_busy(ctr)
-    shown = "id -u; pwd; echo $A $IMAGE; cat /host/noise | wc -c; cat /sys/fs/cgroup/pids/pids.max 2>/dev/null; hostname"
+    shown = (
+        "id -u; pwd; echo $A $IMAGE; cat /host/noise | wc -c; cat /sys/fs/cgroup/pids/pids.max 2>/dev/null; hostname"
+    )
     host = f"type=bind,src={ctr.data['noise'].parent},dst=/host,options=rbind:ro"
     options = ("--env", "A=1", "--cwd", "/tmp", "--mount", host, "--label", "mine=1", "--annotation", "note=2")
     ctr("run", "--rm", *options, BUSY, "c1", "sh", "-c", shown, hide=((r"^ *[a-z]+[a-z0-9-]*$", "<host>"),))
@@ -231,7 +233,11 @@ def test_containers(ctr: Recorder) -> None:
 def test_events_of_a_container(ctr: Recorder) -> None:
     """What a container with an exec, a pause and an end by signal tells."""
     import_busy(ctr)
-    pids = ((r'"(pid|exit_status)":\d+', r'"\1":<n>'), (r"/fifo/\d+/", "/fifo/<n>/"), (r"snapshots/\d+", "snapshots/<n>"))
+    pids = (
+        (r'"(pid|exit_status)":\d+', r'"\1":<n>'),
+        (r"/fifo/\d+/", "/fifo/<n>/"),
+        (r"snapshots/\d+", "snapshots/<n>"),
+    )
     with ctr.events() as log:
         ctr.quietly("run", "--detach", BUSY, "c1", "sleep", "1000")
         ctr.quietly("tasks", "exec", "--exec-id", "e1", "c1", "true")

@@ -100,7 +100,7 @@ def test_snapshot_life(ctr: Recorder) -> None:
     ctr(*snapshots, "prepare", "b", "base")
     ctr(*snapshots, "view", "v", "base")
     ctr(*snapshots, "view", "v", "base")
-    ctr(*snapshots, "commit", "v2", "v")
+    ctr.loosely("containerd looks for a directory that views do not have", *snapshots, "commit", "v2", "v")
     ctr(*snapshots, "commit", "base", "b")
     ctr(*snapshots, "info", "b")
     ctr(*snapshots, "info", "base")

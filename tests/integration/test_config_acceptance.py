@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
 from tests.support.ctr import Ctr
 from tests.support.daemon import ORLOPD, Daemon
 

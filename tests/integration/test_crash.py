@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon is killed at any instant: containers go on, and the stores are as if the last call had ended or never begun.
+"""The daemon is killed at any instant: containers go on, and every call either happened or did not.
 
 Instants are random, from fixed seeds, over the time that the operation takes when nobody interferes.
 """
@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from orlop.config import from_data
-from orlop.interfaces.metadata import METADATA
-from orlop.kernel import Kernel
 from tests.conftest import mount_points
 from tests.support.ctr import Ctr, columns, environment, eventually
 from tests.support.daemon import RUNC_STATE, SUBJECT, Daemon
 from tests.support.image import Image, busybox_layer, entry, noise, tar, write_archive, write_layout
 from tests.support.place import short_directory
 from tests.support.registry import Registry
+
+from orlop.config import from_data
+from orlop.interfaces.metadata import METADATA
+from orlop.kernel import Kernel
 
 BUSY = "example.com/busy:1"
 KILLS = 5

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from orlop.plugin import TYPE_GROUP, PluginType
 from tests.support.ctr import Ctr, columns
 from tests.support.daemon import Daemon
 from tests.support.environment import Environment, members
 from tests.support.image import Image, write_archive
+
+from orlop.plugin import TYPE_GROUP, PluginType
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILTIN = ROOT / "plugins" / "builtin"

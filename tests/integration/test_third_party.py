@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.support.ctr import columns, eventually
 from tests.support.daemon import ORLOPD, Daemon
 from tests.support.environment import Environment, pip_install
@@ -61,7 +60,9 @@ from orlop.plugin import InitContext, PluginConfig
 from orlop.values import Mount, SnapshotKind
 from orlop_sdk.storage.directories import DirectorySnapshotter, NewSnapshot
 from orlop_sdk.storage.snapshots import StoredSnapshot
-''' + SENTINEL + '''
+
+# SENTINEL
+
 
 class DemoConfig(PluginConfig):
     root_path: Path | None = None
@@ -93,7 +94,9 @@ from collections.abc import Mapping
 
 from orlop.interfaces.log import LogDriver, LogStreams, log_driver
 from orlop.plugin import InitContext, NoConfig
-''' + SENTINEL + '''
+
+# SENTINEL
+
 
 class DemoDriver:
     @property
@@ -132,8 +135,8 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "orlop_demo").mkdir()
     (folder / "orlop_demo" / "__init__.py").write_text("")
-    (folder / "orlop_demo" / "plugins.py").write_text(PLUGINS)
-    (folder / "orlop_demo" / "logs.py").write_text(LOGS)
+    for name, text in (("plugins", PLUGINS), ("logs", LOGS)):
+        (folder / "orlop_demo" / f"{name}.py").write_text(text.replace("# SENTINEL", SENTINEL))
     return folder
 
 

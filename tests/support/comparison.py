@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-
 from tests.support.daemon import Daemon
 from tests.support.transcript import Difference, Recorder, compare
 

@@ -75,10 +75,13 @@ class Environment:
 def pip_install(folders: Collection[Path], *options: str) -> None:
     """Build and install distributions offline. With ``--python`` as first option pip works for that interpreter."""
     leading = list(options[:2]) if options[:1] == ("--python",) else []
+    offline = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *leading, "install"]
-        + ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-        + ["--root-user-action=ignore", *options[len(leading) :], *map(str, folders)],
+        [
+            *(sys.executable, "-m", "pip", *leading, "install"),
+            *(*offline, "--root-user-action=ignore", *options[len(leading) :]),
+            *map(str, folders),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -173,7 +173,11 @@ def many_layers(count: int, size: int = 1000) -> Image:
     """
     layers = [busybox_layer()]
     for number in range(count):
-        entries = [entry("data/"), entry(f"data/{number}", noise(number, size)), entry("data/last", str(number).encode())]
+        entries = [
+            entry("data/"),
+            entry(f"data/{number}", noise(number, size)),
+            entry("data/last", str(number).encode()),
+        ]
         if number % 3 == 2:
             entries.append(entry(f"data/.wh.{number - 1}"))
         layers.append(tar(entries))

@@ -29,6 +29,8 @@ CLASSES = (
     "out of range",
     "canceled",
 )
+# Some clients do not translate codes into those words.
+CODES = {"NotFound": "not found", "InvalidArgument": "invalid argument", "Unimplemented": "not implemented"}
 GENERAL: tuple[tuple[str, str], ...] = (
     (r"ERRO\[\d+\] resize pty.*", ""),  # a process that ended before its terminal was given its size
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
@@ -100,7 +102,8 @@ class EventLog:
 
     def _own(self) -> list[str]:
         words = (line.split("<namespace> ", 1)[-1] for line in map(self._recorder.normal, self._lines()[self._skip :]))
-        return [line for line in words if not line.startswith("/namespaces/")]
+        # Events about content are new in containerd 2; this ctr complains that it does not know them.
+        return [line for line in words if not line.startswith("/namespaces/") and "events.Content" not in line]
 
     def _lines(self) -> list[str]:
         return [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -129,6 +132,15 @@ class Recorder:
         self._started |= bool({"run", "start"} & set(args))
         result = self.ctr.run(*args, stdin=stdin)
         self.record(result, hide=hide, out=out, ordered=ordered)
+        return result
+
+    def loosely(self, why: str, *args: str) -> Result:
+        """Make a call of which only success or failure is compared, since the daemons differ in the rest on purpose."""
+        assert why
+        self._started |= bool({"run", "start"} & set(args))
+        result = self.ctr.run(*args)
+        self.note(f"$ ctr {' '.join(result.args)}")
+        self.note(f"= {result.code}")
         return result
 
     def quietly(self, *args: str, stdin: bytes | None = None) -> str:
@@ -190,8 +202,13 @@ class Recorder:
 
     def _error(self, line: str, args: Sequence[str]) -> None:
         line = self.normal(line)
+        if line.startswith("WARNING"):  # of the client, not of the daemon
+            self.transcript.lines.append(f"! {line}")
+            return
         self.transcript.errors.append(Said(line, frozenset(self.normal(arg) for arg in args if len(arg) > 1)))
-        found = [name for name in CLASSES if re.search(rf"{name}(: unknown)?\W*$", line)]
+        code = re.search(r"rpc error: code = (\w+) desc", line)
+        found = [CODES.get(code[1], code[1])] if code else []
+        found = found or [name for name in CLASSES if re.search(rf"{name}(: unknown)?\W*$", line)]
         self.transcript.lines.append(f"! {found[0] if found else 'error'}")
 
 
@@ -206,10 +223,11 @@ def compare(expected: Transcript, actual: Transcript, differences: Sequence[Diff
     def explained(lines: Sequence[str]) -> list[str]:
         result = []
         for line in lines:
+            left = line
             for item in differences:
-                line = re.sub(item.pattern, item.replacement, line)
-            if line.strip():
-                result.append(line)
+                left = re.sub(item.pattern, item.replacement, left)
+            if left.strip():
+                result.append(left)
         return result
 
     ours, theirs = explained(actual.lines), explained(expected.lines)

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from google.protobuf.empty_pb2 import Empty
 from google.rpc.status_pb2 import Status
@@ -20,6 +21,12 @@ from orlop_sdk import filters
 from orlop_sdk.api.services.introspection.v1 import introspection_pb2 as pb
 from orlop_sdk.convert.common import any_from_wire, any_to_wire, platform_to_wire
 from orlop_sdk.rpc.service import Service
+
+#: Types whose plugins clients choose by platform: one without any is never chosen.
+_PER_PLATFORM: Final = frozenset(
+    {"io.containerd.snapshotter.v1", "io.containerd.differ.v1", "io.containerd.runtime.v2"}
+)
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 class IntrospectionService(Service):
@@ -71,7 +78,7 @@ def plugin_to_wire(status: PluginStatus) -> pb.Plugin:
         type=status.type,
         id=status.id,
         requires=status.requires,
-        platforms=[platform_to_wire(_platform(text)) for text in status.platforms],
+        platforms=[platform_to_wire(platform) for platform in _platforms(status)],
         exports=dict(status.exports),
         capabilities=status.capabilities,
         init_err=_error(status),
@@ -87,6 +94,14 @@ def _error(status: PluginStatus) -> Status | None:
     if status.state == "skipped" and "skip plugin" not in message:
         message = f"{message}: skip plugin"
     return Status(code=errors.Unknown.code, message=message)
+
+
+def _platforms(status: PluginStatus) -> list[Platform]:
+    """Where a plugin runs. Of the kinds that work on images, one that does not say so means this host."""
+    if status.platforms or status.type not in _PER_PLATFORM:
+        return [_platform(text) for text in status.platforms]
+    machine = os.uname().machine
+    return [Platform("linux", _ARCHITECTURES.get(machine, machine))]
 
 
 def _platform(text: str) -> Platform:

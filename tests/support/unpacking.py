@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import struct
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,10 +17,13 @@ from typing import Any, Literal
 
 from tests.support.image import digest, entry
 
+from orlop import context
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.stream import StreamProcessor
 from orlop.values import Descriptor, Mount
 from orlop_core.content.local import LocalContentStore
+from orlop_core.events.exchange import Exchange
+from orlop_core.metadata.store import SqliteMetadataStore
 from orlop_images import media
 from orlop_images.process import Workers
 from orlop_images.streams import Decompressor
@@ -113,19 +117,25 @@ async def bench(
     base: Path, extra: Mapping[str, StreamProcessor] | None = None, config: WalkingConfig | None = None
 ) -> AsyncIterator[Bench]:
     """Everything in *base*, and stopped afterwards."""
-    content = await LocalContentStore.open(base / "content")
+    local = await LocalContentStore.open(base / "content")
+    metadata = await SqliteMetadataStore.open(
+        base / "meta.sqlite", content=local, snapshotters={}, events=Exchange(), sync=False
+    )
+    content = metadata.content
     snapshots = OverlaySnapshotter(base / "snapshots", options=default_options(), sync_remove=True)
     workers = Workers("test-streams")
     everything = processors(workers) | dict(extra or {})
     state = base / "state"
     differ = WalkingDiffer(Parts(content, everything, lambda _, __: None, state), config)
     try:
-        yield Bench(content, snapshots, differ)
+        with context.scope(namespace="bench"):
+            yield Bench(content, snapshots, differ)
     finally:
         await differ.close()
         workers.close()
         await snapshots.close()
-        await content.close()
+        await metadata.close()
+        await local.close()
 
 
 def look(root: Path, *, times: bool = True, unsure: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
@@ -172,3 +182,12 @@ def look(root: Path, *, times: bool = True, unsure: Iterable[str] = ()) -> dict[
 def bind(path: Path) -> list[Mount]:
     """A writable mount of a directory."""
     return [Mount("bind", str(path), options=("rbind", "rw"))]
+
+
+def zstd_compress(data: bytes) -> bytes:
+    """One frame."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd.compress(data)

@@ -30,12 +30,15 @@ store, a snapshotter, the resolver...) can be replaced by an object of the same 
 ====================================  ==================================================================================
 """
 
-from orlop_sdk.client.client import Client
-from orlop_sdk.client.container import Container, ContainerSettings, Process, RunError, RunResult, Task
-from orlop_sdk.client.image import ImageStatus, Manifest
-from orlop_sdk.client.introspection import Plugin, Version
-from orlop_sdk.client.progress import Progress, ProgressKind
-from orlop_sdk.client.services import ImageServices, Services
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from orlop_sdk.client.client import Client
+    from orlop_sdk.client.container import Container, ContainerSettings, Process, RunError, RunResult, Task
+    from orlop_sdk.client.image import ImageStatus, Manifest
+    from orlop_sdk.client.introspection import Plugin, Version
+    from orlop_sdk.client.progress import Progress, ProgressKind
+    from orlop_sdk.client.services import ImageServices, Services
 
 __all__ = [
     "Client",
@@ -54,3 +57,30 @@ __all__ = [
     "Task",
     "Version",
 ]
+
+_MODULES: Final = {
+    "Client": "client",
+    "Container": "container",
+    "ContainerSettings": "container",
+    "ImageServices": "services",
+    "ImageStatus": "image",
+    "Manifest": "image",
+    "Plugin": "introspection",
+    "Process": "container",
+    "Progress": "progress",
+    "ProgressKind": "progress",
+    "RunError": "container",
+    "RunResult": "container",
+    "Services": "services",
+    "Task": "container",
+    "Version": "introspection",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: the daemon's proxies need one part, and must not load registries and progress bars for it."""
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -9,12 +9,11 @@ import pytest
 from tests.unit.core.conftest import Core
 
 from orlop import context
-from orlop.errors import InvalidArgument, Unavailable
+from orlop.errors import Unavailable
 from orlop.values import CollectionStats, Descriptor, Image
 from orlop_core.gc.plugin import SchedulerConfig
 from orlop_core.gc.scheduler import CollectionScheduler, Plan, Rule
 from orlop_core.metadata.store import Mutations
-from orlop_sdk import duration
 from orlop_sdk.testing.content import put
 
 
@@ -147,35 +146,8 @@ async def test_with_a_real_store(core: Core) -> None:
 
 def test_config() -> None:
     config = SchedulerConfig.model_validate({"schedule_delay": "1m30s", "pause_threshold": 0.9})
-    assert (config.schedule_delay, config.startup_delay, config.pause_threshold) == (90.0, 0.1, 0.5)
-    assert config.model_dump()["startup_delay"] == "100ms"
-    with pytest.raises(ValueError, match="must read like"):
+    assert (config.schedule_delay, config.startup_delay, config.pause_threshold) == ("1m30s", "100ms", 0.5)
+    with pytest.raises(ValueError, match="is no duration"):
         SchedulerConfig.model_validate({"startup_delay": "soon"})
     with pytest.raises(ValueError, match="greater than"):
         SchedulerConfig.model_validate({"mutation_threshold": -1})
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds", "rendered"),
-    [
-        ("0", 0.0, "0s"),
-        ("0s", 0.0, "0s"),
-        ("100ms", 0.1, "100ms"),
-        ("1h30m", 5400.0, "1h30m"),
-        ("1.5s", 1.5, "1.5s"),
-        ("-1m0.5s", -60.5, "-1m0.5s"),
-        ("+2us", 2e-6, "2us"),
-        ("3µs", 3e-6, "3us"),
-        (".5h", 1800.0, "30m"),
-        ("7ns", 7e-9, "7ns"),
-    ],
-)
-def test_durations(text: str, seconds: float, rendered: str) -> None:
-    assert duration.parse(text) == pytest.approx(seconds)
-    assert duration.render(seconds) == rendered
-
-
-@pytest.mark.parametrize("text", ["", "-", "1", "s", "1 s", "1d", "1s1", "."])
-def test_malformed_durations(text: str) -> None:
-    with pytest.raises(InvalidArgument):
-        duration.parse(text)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from orlop.config import GoDuration, seconds
 from orlop.interfaces.metadata import GC, METADATA, Scheduler
 from orlop.plugin import InitContext, PluginConfig
-from orlop_sdk.duration import GoDuration, render
 
 _MOST_PAUSE = 0.5
 
@@ -28,9 +28,9 @@ class SchedulerConfig(PluginConfig):
     """Collect at once after so many deletions. 0: deletions wait for the next collection that is due."""
     mutation_threshold: Annotated[int, Field(ge=0)] = 100
     """Collect when due after so many changes, even if none of them deleted anything. 0: never for that reason."""
-    schedule_delay: GoDuration = 0.0
+    schedule_delay: GoDuration = "0s"
     """How long a collection that is to run at once waits for more to come, for example ``10ms``."""
-    startup_delay: GoDuration = 0.1
+    startup_delay: GoDuration = "100ms"
     """When the first collection runs, counted from the start of the daemon."""
 
 
@@ -43,12 +43,12 @@ async def scheduler(ctx: InitContext[SchedulerConfig]) -> Scheduler:
     ctx.export("PauseThreshold", f"{config.pause_threshold:g}")
     ctx.export("DeletionThreshold", str(config.deletion_threshold))
     ctx.export("MutationThreshold", str(config.mutation_threshold))
-    ctx.export("ScheduleDelay", render(config.schedule_delay))
+    ctx.export("ScheduleDelay", config.schedule_delay)
     rule = Rule(
         pause_threshold=config.pause_threshold,
         deletion_threshold=config.deletion_threshold,
         mutation_threshold=config.mutation_threshold,
-        schedule_delay=config.schedule_delay,
-        startup_delay=config.startup_delay,
+        schedule_delay=seconds(config.schedule_delay),
+        startup_delay=seconds(config.startup_delay),
     )
     return CollectionScheduler(ctx.get(METADATA), rule)

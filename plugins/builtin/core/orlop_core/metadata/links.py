@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from orlop.errors import InvalidArgument
+from orlop.config import seconds
 from orlop.values import Labels
 from orlop_core.metadata.times import parse_rfc3339
-from orlop_sdk import duration
 
 CONTENT: Final = "content"
 INGESTS: Final = "ingests"
@@ -105,7 +104,7 @@ def _conditions(path: str, value: str) -> Iterable[tuple[Target, bool, int]]:
     for test in tests.split(","):
         if match := _TEST.fullmatch(test):
             try:
-                age = duration.parse(match[2])
-            except InvalidArgument:
+                age = seconds(match[2])
+            except ValueError:
                 continue
             yield (SNAPSHOTS + snapshotter, name), match[1] == "<", int(age * 1_000_000)

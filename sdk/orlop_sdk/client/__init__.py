@@ -78,7 +78,7 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: the daemon's proxies need one part, and must not load registries and progress bars for it."""
+    """Import on first use: the daemon's proxies need one part, and must not load registries and progress bars."""
     from importlib import import_module
 
     if name not in _MODULES:

@@ -137,3 +137,6 @@ async def _close(kernel: Kernel, loop: asyncio.AbstractEventLoop) -> None:
     except TimeoutError:
         _log.error("plugins did not close within %g s; stopping without them", _CLOSING)
         dump(loop)
+        logging.shutdown()
+        # An orderly end would wait for the threads of whatever hangs.
+        os._exit(1)

@@ -328,8 +328,8 @@ class TestContent:
             await client.write(Write(action=Action.STAT, ref="r", expected=digest))
         with pytest.raises(AlreadyExists):
             await client.write(
-                Write(action=Action.WRITE, ref="r", data=b"hel"),
-                Write(action=Action.WRITE, data=b"l", offset=3, expected=digest),
+                Write(action=Action.WRITE, ref="r", data=b"hello wo"),
+                Write(action=Action.WRITE, data=b"r", offset=8, expected=digest),
             )
         assert not (await client.content.ListStatuses(content.ListStatusesRequest())).statuses
 

@@ -17,6 +17,7 @@ from orlop.errors import InvalidArgument, ResourceExhausted
 from orlop.interfaces.event import EventExchange
 from orlop.values import EPOCH, AnyMessage, Event, now
 from orlop_core.events import payload as payloads
+from orlop_sdk.convert.events import decode
 from orlop_sdk.filters import Filters, parse
 
 #: Events a subscriber may lag behind.
@@ -102,7 +103,7 @@ class _View:
                 return self._event.topic
             case ["event", *rest]:
                 if not self._decoded:
-                    self._payload, self._decoded = payloads.decode(self._event.payload), True
+                    self._payload, self._decoded = decode(self._event.payload), True
                 return None if self._payload is None else payloads.field(self._payload, rest)
         return None
 

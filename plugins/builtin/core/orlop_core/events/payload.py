@@ -4,25 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
-
-from orlop.values import AnyMessage
-from orlop_sdk.api.index import MODULES
-
-
-def decode(payload: AnyMessage) -> Message | None:
-    """The message in a payload, or None for a type this daemon does not know, or damaged bytes."""
-    kind = _message_class(payload.type_url.rpartition("/")[2])
-    if kind is None:
-        return None
-    try:
-        return kind.FromString(payload.value)
-    except DecodeError:
-        return None
+from google.protobuf.message import Message
 
 
 def field(message: Message, path: Sequence[str]) -> str | None:
@@ -57,12 +41,3 @@ def _text(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace") or None
     return str(value) or None
-
-
-@lru_cache(maxsize=256)
-def _message_class(name: str) -> type[Message] | None:
-    module = MODULES.get(name)
-    if module is None:
-        return None
-    kind = getattr(import_module(module), name.rpartition(".")[2], None)
-    return kind if isinstance(kind, type) and issubclass(kind, Message) else None

@@ -72,14 +72,14 @@ class Bundle:
 
     def load(self) -> Saved:
         """What is known about the shim of a bundle that an earlier daemon made."""
-        address, runtime = None, ""
-        text = _read(self.path / _BOOTSTRAP_FILE)
-        if text:
-            # A damaged file counts as none: the caller then cleans up after the shim.
+        address: ShimAddress | None = None
+        runtime = ""
+        if text := _read(self.path / _BOOTSTRAP_FILE):
+            # A damaged file counts as none.
             with contextlib.suppress(Unavailable):
                 address = from_json(text)
                 runtime = str(json.loads(text).get("runtime") or "")
-        elif bare := _read(self.path / _ADDRESS_FILE).decode(errors="replace").strip():
+        if address is None and (bare := _read(self.path / _ADDRESS_FILE).decode(errors="replace").strip()):
             address = ShimAddress(bare)
         return Saved(address, runtime or _read(self.path / BINARY_FILE).decode(errors="replace").strip())
 

@@ -9,7 +9,11 @@ is ready. The environment names the container, the arguments are the URI's query
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import signal
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from orlop.config import Config, from_data, load
-from orlop.errors import InvalidArgument, OrlopError
+from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LOG_DRIVER, LogDriver, LogStreams
 from orlop.kernel import Kernel
 
@@ -28,19 +32,33 @@ _READY: Final = 5
 
 def main() -> int:
     """Run the driver that the arguments name, until both streams end; returns the exit status."""
+    # Shims send it when the container is deleted, with output still in the pipes. These end by themselves then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         arguments = pairs(sys.argv[1:])
         driver = asyncio.run(find(arguments["driver"], arguments.get("config", "")))
         uri = arguments["uri"]
         driver.run(uri, options_of(uri), streams(os.environ))
     except KeyError as error:
-        print(f"orlop-log: no {error} given; shims start this program, not people", file=sys.stderr)
+        tell(f"no {error} given; shims start this program, not people")
         return 2
-    except (OrlopError, OSError) as error:
-        # The shim sees the ready descriptor close without us being there, and the container does not start.
-        print(f"orlop-log: {error}", file=sys.stderr)
+    # Drivers are anybody's code, and nobody else would say why there is no log.
+    except Exception as error:  # noqa: BLE001  # see above
+        tell(f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def tell(words: str) -> None:
+    """Say it on stderr, and in the daemon's log: the shim works in the bundle, whose FIFO ``log`` the daemon reads."""
+    print(f"orlop-log: {words}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        fd = os.open("log", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.write(fd, f"level=error msg={json.dumps(f'orlop-log: {words}')}\n".encode())
+        finally:
+            os.close(fd)
 
 
 def pairs(arguments: Sequence[str]) -> dict[str, str]:

@@ -141,7 +141,8 @@ class Lines:
 
 def copy(streams: LogStreams, file: RotatingFile) -> None:
     """Copy both streams until they have ended."""
-    with selectors.DefaultSelector() as selector:
+    # poll(2) takes any kind of file, unlike epoll(7).
+    with selectors.PollSelector() as selector:
         for fd, name in ((streams.stdout, "stdout"), (streams.stderr, "stderr")):
             selector.register(fd, selectors.EVENT_READ, Lines(name))
         while selector.get_map():

@@ -45,7 +45,8 @@ def test_run(ctr: Recorder) -> None:
     ctr("run", "--rm", BUSY, "x" * 77, "true")
     ctr("run", "--rm", "--snapshotter", "nosuch", BUSY, "c1", "true")
     ctr("run", "--rm", "--snapshotter", "native", BUSY, "c1", "echo", "native")
-    ctr("run", "--rm", "--runtime", "io.containerd.nosuch.v1", BUSY, "c1", "true")
+    unknown = ("run", "--rm", "--runtime", "io.containerd.nosuch.v1", BUSY, "c1", "true")
+    ctr.loosely("containerd has no code of its own for a shim that is not installed", *unknown)
     ctr("run", "--rm", "--null-io", BUSY, "c1", "echo", "unseen")
     for noun in ("containers", "tasks", "snapshots"):
         ctr(noun, "ls")
@@ -237,6 +238,7 @@ def test_events_of_a_container(ctr: Recorder) -> None:
         (r'"(pid|exit_status)":\d+', r'"\1":<n>'),
         (r"/fifo/\d+/", "/fifo/<n>/"),
         (r"snapshots/\d+", "snapshots/<n>"),
+        (r'"index=off",|,"index=off"', ""),  # stands before the layers, or behind them as of containerd 1.7
     )
     with ctr.events() as log:
         ctr.quietly("run", "--detach", BUSY, "c1", "sleep", "1000")

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from tests.support.comparison import differential
 from tests.support.transcript import Recorder
@@ -121,7 +124,7 @@ def test_snapshot_life(ctr: Recorder) -> None:
 @differential()
 def test_snapshot_mounts(ctr: Recorder) -> None:
     """What is to be mounted for a snapshot of each kind, as both snapshotters say it."""
-    numbers = ((r"snapshots/\d+", "snapshots/<n>"),)
+    numbers = ((r"snapshots/\d+", "snapshots/<n>"), (r",$", ""))
     ctr.quietly("images", "import", str(ctr.data["many"]))
     for name in ("overlayfs", "native"):
         ctr.quietly("images", "import", "--snapshotter", name, str(ctr.data["many"]))
@@ -130,8 +133,8 @@ def test_snapshot_mounts(ctr: Recorder) -> None:
         top = next(line.split()[0] for line in lines if line.split()[0] not in parents)
         target = str(ctr.directory / "mnt")
         snapshots = ("snapshots", "--snapshotter", name)
-        ctr(*snapshots, "prepare", "--mounts", "active", top, hide=numbers)
-        ctr(*snapshots, "view", "--mounts", "view", top, hide=numbers)
+        ctr(*snapshots, "prepare", "--mounts", "active", top, hide=numbers, ordered=False)
+        ctr(*snapshots, "view", "--mounts", "view", top, hide=numbers, ordered=False)
         ctr(*snapshots, "mounts", target, "active", hide=numbers)
         ctr(*snapshots, "mounts", target, top, hide=numbers)
         ctr(*snapshots, "mounts", target, "nosuch", hide=numbers)
@@ -144,14 +147,29 @@ def test_unknown_snapshotter(ctr: Recorder) -> None:
         ctr("snapshots", "--snapshotter", "nosuch", *call)
 
 
+def time_of(item: tarfile.TarInfo) -> int:
+    """When an entry was changed. A whiteout never was: one daemon says now, the other the epoch."""
+    return 0 if Path(item.name).name.startswith(".wh.") else int(item.mtime)
+
+
+def members(layer: bytes) -> list[str]:
+    """What is in a layer, one line for each entry, in order of their names."""
+    with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
+        return sorted(
+            f"{item.name} {item.type!r} {item.mode:o} {item.uid}:{item.gid} {item.size} {time_of(item)} {item.linkname}"
+            for item in archive
+        )
+
+
 @differential()
 def test_snapshot_diff(ctr: Recorder) -> None:
-    """The difference between two snapshots is a layer, the same bytes whoever makes it."""
+    """The difference between two snapshots is a layer of the same entries, whoever makes it."""
     ctr.quietly("images", "import", str(ctr.data["many"]))
     names = [line.split()[0] for line in ctr.quietly("snapshots", "ls").splitlines()[1:]]
     for name in names[1:3]:
         layer = ctr("snapshots", "diff", "--media-type", "application/vnd.oci.image.layer.v1.tar", name, out=False)
-        ctr.note(f"{name} {hashlib.sha256(layer.out.encode()).hexdigest()}")
+        for line in members(layer.raw):
+            ctr.note(line)
     ctr("snapshots", "diff", "--keep", "--ref", "r", "--label", "mine=1", names[1], out=False)
     ctr("snapshots", "diff", "nosuch")
     ctr("snapshots", "diff", "--media-type", "text/plain", names[1])

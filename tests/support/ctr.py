@@ -29,6 +29,8 @@ class Result:
     code: int
     out: str
     err: str
+    raw: bytes = b""
+    """Standard output as it was."""
 
     def lines(self) -> list[str]:
         """The lines of standard output."""
@@ -66,7 +68,7 @@ class Ctr:
             timeout=timeout,
             check=False,
         )
-        return Result(args, done.returncode, text(done.stdout), text(done.stderr))
+        return Result(args, done.returncode, text(done.stdout), text(done.stderr), done.stdout)
 
     def ok(self, *args: str, stdin: bytes | None = None, timeout: float = TIMEOUT) -> str:
         """Make a call that has to succeed, and give its standard output."""

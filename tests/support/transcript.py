@@ -56,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Said:
-    """One line of an error, and the arguments of the call it answers."""
+    """One line of an error, and the arguments of the call it answers, without the words of the command."""
 
     text: str
     args: frozenset[str]
@@ -205,7 +205,7 @@ class Recorder:
         if line.startswith("WARNING"):  # of the client, not of the daemon
             self.transcript.lines.append(f"! {line}")
             return
-        self.transcript.errors.append(Said(line, frozenset(self.normal(arg) for arg in args if len(arg) > 1)))
+        self.transcript.errors.append(Said(line, frozenset(self.normal(arg) for arg in args[2:] if len(arg) > 1)))
         code = re.search(r"rpc error: code = (\w+) desc", line)
         found = [CODES.get(code[1], code[1])] if code else []
         found = found or [name for name in CLASSES if re.search(rf"{name}(: unknown)?\W*$", line)]

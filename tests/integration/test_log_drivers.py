@@ -76,13 +76,14 @@ async def test_a_file(w: World) -> None:
 
 async def test_a_program(w: World) -> None:
     program = w.base / "logger"
+    logged = w.base / "logged"
+    # It is told to end when the container is deleted, and has to go on until its input ends.
     program.write_text(
-        "#!/bin/sh\ntrap "
-        " TERM\nexec 5>&-\n/bin/cat <&3 >{w.base}/logged\necho $CONTAINER_ID $1=$2 >>{w.base}/logged\n"
+        f"#!/bin/sh\ntrap : TERM\nexec 5>&-\n/bin/cat <&3 >{logged}\necho $CONTAINER_ID $1=$2 >>{logged}\n"
     )
     program.chmod(0o755)
     await log_to(w, f"binary://{program}?key=value", ["echo", "hello"])
-    assert await lines(w.base / "logged", "key") == ["hello", "c1 key=value"]
+    assert await lines(logged, "key") == ["hello", "c1 key=value"]
 
 
 async def test_a_third_partys_scheme(w: World) -> None:

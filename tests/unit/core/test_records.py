@@ -16,6 +16,7 @@ from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from orlop.values import (
     AnyMessage,
     Container,
+    ContentInfo,
     Descriptor,
     Event,
     Image,
@@ -457,5 +458,32 @@ async def test_a_failed_write_does_not_spoil_its_neighbours(core: Core) -> None:
 async def test_a_second_store_on_one_file_is_refused(core: Core) -> None:
     with pytest.raises(OrlopError, match="another daemon"):
         await type(core.metadata).open(
-            core.root / "meta.sqlite", content=core.content, snapshotters={}, events=core.events
+            core.root / "meta.sqlite", content=core.content, snapshotters={}, events=core.events, timeout=0.01
         )
+
+
+@pytest.mark.usefixtures("in_namespace")
+async def test_labels_without_a_value_are_not_kept(core: Core) -> None:
+    metadata = core.metadata
+    labels = {"empty": "", "full": "1"}
+    await metadata.namespaces.create(Namespace("n", labels))
+    target = replace(TARGET, annotations=labels)
+    made = await metadata.images.create(image(labels=labels, target=target))
+    assert made == await metadata.images.get(made.name)
+    assert (await metadata.images.update(image(labels=labels, target=target))).labels == {"full": "1"}
+    digest = await put(metadata.content, b"x", labels=labels)
+    await metadata.snapshotters["native"].prepare("key", labels=labels)
+    kept = [
+        (await metadata.namespaces.get("n")).labels,
+        made.labels,
+        made.target.annotations,
+        (await metadata.containers.create(container(labels=labels))).labels,
+        (await metadata.containers.update(container(labels=labels))).labels,
+        (await metadata.containers.get("box")).labels,
+        (await metadata.sandboxes.create(sandbox(labels=labels))).labels,
+        (await metadata.leases.create("lease", labels)).labels,
+        (await metadata.content.info(digest)).labels,
+        (await metadata.content.update(ContentInfo(digest, 0, labels=labels))).labels,
+        (await metadata.snapshotters["native"].stat("key")).labels,
+    ]
+    assert kept == [{"full": "1"}] * len(kept)

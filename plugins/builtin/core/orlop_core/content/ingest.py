@@ -7,16 +7,18 @@ known, ``total``: containerd's own layout, so that either daemon resumes what th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from orlop.errors import FailedPrecondition
+from orlop.errors import FailedPrecondition, ResourceExhausted, Unknown
 from orlop.values import EPOCH, IngestStatus, now
 from orlop_sdk import digest as digests
 
@@ -49,6 +51,17 @@ def read_status(path: Path) -> IngestStatus | None:
         started_at=started,
         updated_at=_read_time(path / "updatedat") or written,
     )
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn what the file system refuses into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(f"{what}: {error.strerror}; free disk space") from error
+        raise Unknown(f"{what}: {error}") from error
 
 
 class Ingest:

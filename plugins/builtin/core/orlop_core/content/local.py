@@ -29,7 +29,7 @@ from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
 from orlop.values import EPOCH, ContentInfo, Descriptor, IngestStatus
 from orlop_core.content.durability import DirectorySync, fsync_directory
-from orlop_core.content.ingest import Ingest, directory_name, read_status
+from orlop_core.content.ingest import Ingest, directory_name, disk_errors, read_status
 from orlop_core.content.reader import FileReader
 from orlop_core.content.writer import FileWriter
 from orlop_sdk import digest as digests
@@ -131,7 +131,7 @@ class LocalContentStore:
             await writer.close()
         if self._closing:
             await asyncio.wait(self._closing)
-        self._pool.close()
+        await run_blocking(self._pool.close)
 
     def _path(self, digest: str) -> Path:
         algorithm, encoded = digests.parse(digest)
@@ -140,7 +140,8 @@ class LocalContentStore:
     async def _open_writer(self, ingest: Ingest, expected: str) -> FileWriter:
         release = partial(self._writers.pop, ingest.ref, None)
         try:
-            await self._pool.run(self._open_ingest, ingest, expected)
+            with disk_errors(f'ingest "{ingest.ref}"'):
+                await self._pool.run(self._open_ingest, ingest, expected)
         except BaseException:
             release()
             raise

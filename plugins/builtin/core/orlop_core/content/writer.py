@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from orlop.blocking import Pool
-from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from orlop.errors import FailedPrecondition, Unimplemented
 from orlop.interfaces.content import ContentWriter
 from orlop.values import EMPTY, IngestStatus, Labels
-from orlop_core.content.ingest import Ingest
+from orlop_core.content.ingest import Ingest, disk_errors
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class FileWriter:
     async def commit(self, *, size: int = 0, expected: str = "", labels: Labels = EMPTY) -> str:
         self._check()
         if labels:
-            raise InvalidArgument(
+            raise FailedPrecondition(
                 f'ingest "{self._ingest.ref}": this store keeps no labels; commit through the metadata store'
             )
         self._closed = True
@@ -121,7 +121,8 @@ class FileWriter:
         async def run() -> T:
             if previous is not None:
                 await asyncio.wait([previous])
-            return await work
+            with disk_errors(f'ingest "{self._ingest.ref}"'):
+                return await work
 
         task = asyncio.ensure_future(run())
         self._running = task

@@ -50,7 +50,8 @@ class Containers:
         context.check_identifier(container.id, "container")
         _check(container)
         moment = now()
-        stored = replace(container, created_at=moment, updated_at=moment)
+        labels = graph.stored_labels(container.labels)
+        stored = replace(container, labels=labels, created_at=moment, updated_at=moment)
         runtime = ContainerCreate.Runtime(name=container.runtime.name)
         if (options := container.runtime.options) is not None:
             runtime.options.type_url, runtime.options.value = options.type_url, options.value
@@ -62,7 +63,7 @@ class Containers:
             if node is None:
                 raise AlreadyExists(f'container "{container.id}": already exists')
             _store(tx, node, space, stored)
-            graph.set_labels(tx, node, space, CONTAINERS, container.labels)
+            graph.set_labels(tx, node, space, CONTAINERS, labels)
             tx.changed(event=event(ns, "/containers/create", message))
 
         await self._database.write(write)
@@ -178,7 +179,7 @@ def _merge(current: Container, new: Container, fieldpaths: Sequence[str]) -> Con
             result = replace(result, snapshot_key=new.snapshot_key)
         else:
             raise InvalidArgument(f'container "{new.id}": field "{path}" cannot be updated')
-    return result
+    return replace(result, labels=graph.stored_labels(result.labels))
 
 
 def _check(container: Container) -> None:

@@ -59,7 +59,7 @@ class NamespacedContent:
 
         def write(tx: Transaction) -> ContentInfo:
             node, current = _load(tx.db, ns, info.digest)
-            labels = apply_labels(current.labels, info.labels, fieldpaths)
+            labels = graph.stored_labels(apply_labels(current.labels, info.labels, fieldpaths))
             check_labels(labels)
             moment = now_micros()
             tx.db.execute("UPDATE content SET updated = ? WHERE node = ?", (moment, node))
@@ -195,8 +195,9 @@ class NamespacedContent:
             release=self._release,
         )
 
-    def _release(self, ns: str, ref: str) -> None:
+    def _release(self, ns: str, ref: str, orphaned: bool) -> None:
         self._open.discard((ns, ref))
+        self.dirty = self.dirty or orphaned
 
     async def _remove_unknown(self, digest: str) -> bool:
         with self._guard.removing(digest) as free:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -24,10 +25,15 @@ from orlop.values import Event
 from orlop_core.metadata import schema
 from orlop_core.metadata.times import now_micros
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Connection = sqlite3.Connection
 
 _BLOCK: Final = 1024
+_WAL_LIMIT: Final = 64 << 20
+_RETRY: Final = 0.05
+_COMPLAIN: Final = 10.0
 _CLOSED: Final = "metadata: the store is closed"
 
 
@@ -71,26 +77,23 @@ class WriterState:
 class Database:
     """An open file. `open` and `close` from one event loop; `write`, `read` and `look_up` in between."""
 
-    def __init__(self, path: Path, *, sync: bool, committed: Callable[[Outcome], None]) -> None:
-        """Open or make the file, which blocks. *committed* is called on the loop after each group commit."""
+    def __init__(self, path: Path, lock: int, *, sync: bool, committed: Callable[[Outcome], None]) -> None:
+        """Open or make the file, whose lock is held already; this blocks. See `open`."""
         self._path = path
         self._committed = committed
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = _lock(path.with_suffix(".lock"))
+        self._lock = lock
         self._local = threading.local()
         self._readers: list[Connection] = []
         self._readers_lock = threading.Lock()
-        try:
-            self._writer = _connect(path)
-            with _translated():
-                self._writer.execute("PRAGMA journal_mode = WAL")
-                self._writer.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
-                self._writer.execute("PRAGMA foreign_keys = ON")
-                schema.migrate(self._writer, now_micros())
-            self._point = self._reader()
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._writer = _connect(path)
+        with _translated():
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
+            self._writer.execute("PRAGMA foreign_keys = ON")
+            self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+            schema.migrate(self._writer, now_micros())
+        self._point = self._reader()
         self._state = WriterState()
         self._pool = Pool("metadata-read", 4)
         self._worker = SerialWorker("metadata-write", batch=self._run_batch)
@@ -99,9 +102,20 @@ class Database:
         self._sequence_lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, *, sync: bool, committed: Callable[[Outcome], None]) -> Database:
-        """The database in *path*, made if need be. Raises `Unavailable` while another process has it open."""
-        database = await run_blocking(cls, path, sync=sync, committed=committed)
+    async def open(
+        cls, path: Path, *, sync: bool, committed: Callable[[Outcome], None], timeout: float = 0.0
+    ) -> Database:
+        """The database in *path*, made if need be. *committed* is called on the loop after each group commit.
+
+        While another process has the file open this waits, *timeout* seconds if that is not 0, and then raises
+        `FailedPrecondition`.
+        """
+        lock = await _locked(path.with_suffix(".lock"), timeout)
+        try:
+            database = await run_blocking(cls, path, lock, sync=sync, committed=committed)
+        except BaseException:
+            os.close(lock)
+            raise
         database._loop = asyncio.get_running_loop()
         return database
 
@@ -258,7 +272,24 @@ def _connect(path: Path) -> Connection:
         )
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA temp_store = MEMORY")
         return connection
+
+
+async def _locked(path: Path, timeout: float) -> int:
+    """Wait for the lock, for a daemon that is being replaced may need a moment to end."""
+    waited, complaint = 0.0, 0.0
+    while True:
+        try:
+            return await run_blocking(_lock, path)
+        except FailedPrecondition as error:
+            if timeout and waited >= timeout:
+                raise
+            if waited >= complaint:
+                _log.warning("%s; waiting for it", error)
+                complaint += _COMPLAIN
+        await asyncio.sleep(_RETRY)
+        waited += _RETRY
 
 
 def _lock(path: Path) -> int:

@@ -31,6 +31,11 @@ def parse_labels(text: str) -> Labels:
     return EMPTY if text == "{}" else json.loads(text)
 
 
+def stored_labels(labels: Labels) -> dict[str, str]:
+    """Labels as they are kept: one without a value counts as absent, as in containerd."""
+    return {key: value for key, value in labels.items() if value}
+
+
 def find_namespace(db: sqlite3.Connection, name: str) -> int | None:
     """The id of a namespace, or None."""
     row = db.execute(f"SELECT {NAMESPACE_ID}", (name,)).fetchone()
@@ -100,6 +105,7 @@ def forget_labels(tx: Transaction, node: int) -> None:
 
 def set_labels(tx: Transaction, node: int, ns: int, kind: str, labels: Labels) -> None:
     """Give a new node its labels, and draw the edges they stand for."""
+    labels = stored_labels(labels)
     meaning = links.read(kind, labels)
     if labels:
         tx.db.executemany("INSERT INTO label VALUES (?, ?, ?)", [(node, *item) for item in labels.items()])

@@ -51,7 +51,7 @@ class Images:
         ns, lease = graph.call_scope()
         _check(image)
         moment = timestamp or now()
-        stored = replace(image, created_at=moment, updated_at=moment)
+        stored = replace(_as_stored(image), created_at=moment, updated_at=moment)
 
         def write(tx: Transaction) -> Image:
             space = graph.namespace(tx, ns)
@@ -60,8 +60,8 @@ class Images:
                 raise AlreadyExists(f'image "{image.name}": already exists')
             graph.keep(tx, space, (IMAGES, image.name), lease)
             _store(tx, node, space, stored)
-            graph.set_labels(tx, node, space, IMAGES, image.labels)
-            message = ImageCreate(name=image.name, labels=image.labels)
+            graph.set_labels(tx, node, space, IMAGES, stored.labels)
+            message = ImageCreate(name=image.name, labels=stored.labels)
             tx.changed(event=event(ns, "/images/create", message))
             return stored
 
@@ -75,7 +75,7 @@ class Images:
 
         def write(tx: Transaction) -> Image:
             node, current = _load(tx.db, ns, image.name)
-            updated = replace(_merge(current, image, fieldpaths), updated_at=timestamp or now())
+            updated = replace(_as_stored(_merge(current, image, fieldpaths)), updated_at=timestamp or now())
             _check(updated)
             space = graph.namespace(tx, ns)
             graph.keep(tx, space, (IMAGES, image.name), lease)
@@ -142,6 +142,11 @@ def _store(tx: Transaction, node: int, space: int, image: Image) -> None:
         ),
     )
     graph.link(tx, node, space, (CONTENT, target.digest))
+
+
+def _as_stored(image: Image) -> Image:
+    target = replace(image.target, annotations=graph.stored_labels(image.target.annotations))
+    return replace(image, labels=graph.stored_labels(image.labels), target=target)
 
 
 def _merge(current: Image, new: Image, fieldpaths: Sequence[str]) -> Image:

@@ -44,7 +44,7 @@ class Leases:
     async def create(self, id: str = "", labels: Labels = EMPTY) -> Lease:
         ns, _ = graph.call_scope()
         check_labels(labels)
-        lease = Lease(id or f"{time.time_ns()}-{secrets.token_urlsafe(3)}", now(), dict(labels))
+        lease = Lease(id or f"{time.time_ns()}-{secrets.token_urlsafe(3)}", now(), graph.stored_labels(labels))
 
         def write(tx: Transaction) -> None:
             space = graph.namespace(tx, ns)

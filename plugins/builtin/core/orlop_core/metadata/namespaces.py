@@ -54,7 +54,7 @@ class Namespaces:
     async def update(self, namespace: Namespace, fieldpaths: Sequence[str] = ()) -> Namespace:
         def write(tx: Transaction) -> Labels:
             node = _require(tx.db, namespace.name)
-            labels = apply_labels(graph.labels_of(tx.db, node), namespace.labels, fieldpaths)
+            labels = graph.stored_labels(apply_labels(graph.labels_of(tx.db, node), namespace.labels, fieldpaths))
             check_labels(labels)
             graph.replace_labels(tx, node, 0, NAMESPACES, labels)
             message = NamespaceUpdate(name=namespace.name, labels=labels)

@@ -37,4 +37,5 @@ async def bolt(ctx: InitContext[MetadataConfig]) -> MetadataStore:
         events=ctx.get(EVENT),
         policy=ctx.config.content_sharing_policy,
         sync=not ctx.config.no_sync,
+        timeout=ctx.timeout("io.containerd.timeout.bolt.open", 0.0),
     )

@@ -47,7 +47,8 @@ class Sandboxes:
         context.check_identifier(sandbox.id, "sandbox")
         _check(sandbox)
         moment = now()
-        stored = replace(sandbox, created_at=moment, updated_at=moment)
+        labels = graph.stored_labels(sandbox.labels)
+        stored = replace(sandbox, labels=labels, created_at=moment, updated_at=moment)
 
         def write(tx: Transaction) -> None:
             space = graph.namespace(tx, ns)
@@ -55,7 +56,7 @@ class Sandboxes:
             if node is None:
                 raise AlreadyExists(f'sandbox "{sandbox.id}": already exists')
             _store(tx, node, stored)
-            graph.set_labels(tx, node, space, SANDBOXES, sandbox.labels)
+            graph.set_labels(tx, node, space, SANDBOXES, labels)
             tx.changed()
 
         await self._database.write(write)
@@ -145,7 +146,7 @@ def _merge(current: Sandbox, new: Sandbox, fieldpaths: Sequence[str]) -> Sandbox
             result = replace(result, runtime=new.runtime)
         else:
             raise InvalidArgument(f'sandbox "{new.id}": field "{path}" cannot be updated')
-    return result
+    return replace(result, labels=graph.stored_labels(result.labels))
 
 
 def _check(sandbox: Sandbox) -> None:

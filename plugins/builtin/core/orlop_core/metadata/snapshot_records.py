@@ -139,7 +139,14 @@ class SnapshotRecords:
         parent = self.require(tx.db, ns, new.parent, "parent snapshot") if new.parent else None
         tx.db.execute(
             "INSERT INTO pending_commit VALUES (?, ?, ?, ?, ?, ?)",
-            (active.node, new.key, new.backend, parent and parent.node, json.dumps(dict(new.labels)), lease),
+            (
+                active.node,
+                new.key,
+                new.backend,
+                parent and parent.node,
+                json.dumps(graph.stored_labels(new.labels)),
+                lease,
+            ),
         )
         graph.touch(tx, active.node)
         if parent is not None:

@@ -179,15 +179,16 @@ class NamespacedSnapshotter:
         backend_key = f"{ns}/{await self._database.sequence()}/{key}"
         make = self.backend.view if readonly else self.backend.prepare
         async with self._guard.using(backend_key):
-            self.dirty = True
             try:
                 mounts = await make(backend_key, backend_parent, labels=_for_backend(labels))
+                await self._record(ns, New(key, backend_key, parent, labels), lease, announce=not readonly)
             except AlreadyExists:
                 if target:
                     await self._adopt(ns, target, parent, backend_parent, labels, lease)
                 raise
-            new = New(key, backend_key, parent, labels)
-            await self._record(ns, new, lease, announce=not readonly)
+            except BaseException:
+                self.dirty = True  # whatever was made is garbage
+                raise
         return mounts
 
     def _check_new(self, ns: str, key: str, parent: str, lease: str | None) -> str:

@@ -59,14 +59,16 @@ class SqliteMetadataStore:
         events: EventExchange,
         policy: Policy = "shared",
         sync: bool = True,
+        timeout: float = 0.0,
     ) -> SqliteMetadataStore:
         """The store in that file, made if need be, over these back ends.
 
-        Without *sync* a power failure may take the last changes, or the file.
+        Without *sync* a power failure may take the last changes, or the file. *timeout* is how long to wait (seconds,
+        0: for ever) while another process has the file open; then this raises `FailedPrecondition`.
         """
         store = cls(events)
         try:
-            store._database = await Database.open(path, sync=sync, committed=store._committed)
+            store._database = await Database.open(path, sync=sync, committed=store._committed, timeout=timeout)
         except BaseException:
             store._publisher.cancel()
             raise

@@ -19,7 +19,8 @@ _CHUNK: Final = 1 << 20
 
 
 class NamespacedWriter:
-    """Writes through to the back end, and records the blob at commit.
+    """Writes through to the back end, and records the blob at commit. *release* frees the ref, and is told whether the
+    back end may have a blob now that has no record.
 
     Without *inner* the content is here already, in another namespace: committing only records it. Should the client
     write nevertheless, the content is copied into an ingest of its own first, and the write appended to that.
@@ -35,7 +36,7 @@ class NamespacedWriter:
         backend: ContentStore,
         ingests: Ingests,
         guard: Guard,
-        release: Callable[[str, str], None],
+        release: Callable[[str, str, bool], None],
     ) -> None:
         self._ns = ns
         self._ref = ref
@@ -46,6 +47,7 @@ class NamespacedWriter:
         self._guard = guard
         self._release = release
         self._closed = False
+        self._orphaned = False
 
     async def write(self, data: bytes | memoryview) -> None:
         await (await self._own(copy=True)).write(data)
@@ -65,6 +67,9 @@ class NamespacedWriter:
             async with self._guard.using(digest):
                 stored = await self._commit_bytes(digest, size, expected)
                 fresh = await self._ingests.complete(self._ns, self._ref, digest, stored, labels, lease)
+        except BaseException:
+            self._orphaned = True
+            raise
         finally:
             await self.close()
         if not fresh:
@@ -88,7 +93,7 @@ class NamespacedWriter:
             if self._inner is not None:
                 await self._inner.close()
         finally:
-            self._release(self._ns, self._ref)
+            self._release(self._ns, self._ref, self._orphaned)
 
     async def _commit_bytes(self, digest: str, size: int, expected: str) -> int:
         """Have the blob in the back end; returns its size."""

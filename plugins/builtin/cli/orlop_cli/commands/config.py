@@ -24,13 +24,16 @@ class ConfigCommand:
         return "print, check and migrate the daemon's config"
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("-c", "--config", type=Path, help="the file; /etc/containerd/config.toml if not given")
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        actions.add_parser("default", help="what holds without any file, every key explained")
-        actions.add_parser("dump", help="what holds with it: imports merged, migrated, with the line each came from")
-        actions.add_parser("check", help="all faults at once, unknown keys included; exit status 1 if there are any")
-        actions.add_parser("migrate", help="the file in the newest version of the format")
-        actions.add_parser("schema", help="JSON Schema of the whole file, for editors")
+        for name, text in (
+            ("default", "what holds without any file, every key explained"),
+            ("dump", "what holds with it: imports merged, migrated, with the line each came from"),
+            ("check", "all faults at once, unknown keys included; exit status 1 if there are any"),
+            ("migrate", "the file in the newest version of the format"),
+            ("schema", "JSON Schema of the whole file, for editors"),
+        ):
+            action = actions.add_parser(name, help=text)
+            action.add_argument("-c", "--config", type=Path, help="the file; /etc/containerd/config.toml if not given")
 
     def run(self, arguments: argparse.Namespace, console: Console) -> int:
         actions = {"default": _default, "dump": _dump, "check": _check, "migrate": _dump, "schema": _schema}

@@ -120,7 +120,8 @@ class Shim:
         if self.gone.is_set():
             return
         self.gone.set()
-        self._ended(self)
+        if not self.closing:
+            self._ended(self)
 
     async def _connect_grpc(self) -> None:
         import grpc.aio
@@ -222,8 +223,6 @@ class Shims:
             del self._shims[shim.address.address]
 
     def _ended(self, shim: Shim) -> None:
-        if shim.closing:
-            return
         if self._shims.get(shim.address.address) is shim:
             del self._shims[shim.address.address]
         self._lost(shim)

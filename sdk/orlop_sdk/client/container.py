@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from orlop import values
-from orlop.errors import FailedPrecondition, NotFound, OrlopError, Unavailable
+from orlop.errors import FailedPrecondition, NotFound, OrlopError, Unavailable, Unknown
 from orlop.interfaces import runtime
 from orlop.interfaces.task import TaskOptions
 from orlop.values import EMPTY, AnyMessage, Exit, Labels, ProcessInfo, ProcessState, TaskStatus
@@ -69,6 +69,10 @@ class Process:
         self._waiter: asyncio.Task[Exit] | None = None
         self._deleted = False
 
+    def __repr__(self) -> str:
+        inner = f' process "{self.exec_id}"' if self.exec_id else ""
+        return f'container "{self._task.id}"{inner}'
+
     @property
     def container_id(self) -> str:
         """The container it is in."""
@@ -115,6 +119,11 @@ class Process:
             except NotFound:
                 await self._free(0)
                 raise
+            except (Unknown, FailedPrecondition) as error:
+                # Shims tell in their own words that it still runs, and older daemons pass these on as they are.
+                if (await self._task.state(self.exec_id)).status is TaskStatus.STOPPED:
+                    raise
+                raise FailedPrecondition(f"{self!r}: still runs; kill it first, or delete it with kill=True") from error
         # Only now has the shim closed its ends of the streams, so only now can what is in them be all.
         await self._free(DRAIN)
         return ended

@@ -46,7 +46,7 @@ class FifoFolder:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.path = Path(tempfile.mkdtemp(prefix="orlop-fifo-", dir=_runtime_directory()))
+        self.path = Path(tempfile.mkdtemp(prefix=f"orlop-fifo-{os.getpid()}-", dir=_runtime_directory()))
 
     def make(self, stream: str) -> str:
         """A new FIFO and its path."""

@@ -65,7 +65,10 @@ class RemoteNamespaceStore:
         request = namespace_pb2.UpdateNamespaceRequest(
             namespace=namespace_to_wire(namespace), update_mask=field_mask(fieldpaths)
         )
-        return namespace_from_wire((await self._stub.Update(request)).namespace)
+        await self._stub.Update(request)
+        # containerd's answer does not have what the update left alone.
+        answer = await self._stub.Get(namespace_pb2.GetNamespaceRequest(name=namespace.name))
+        return namespace_from_wire(answer.namespace)
 
     async def delete(self, name: str) -> None:
         await self._stub.Delete(namespace_pb2.DeleteNamespaceRequest(name=name))

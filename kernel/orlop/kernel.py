@@ -56,6 +56,7 @@ class Kernel:
         self._only = only
         self._plugins = plugins
         self._leave_out = leave_out
+        self._selected = False
 
     async def start(self) -> None:
         """Bring everything up.
@@ -63,7 +64,8 @@ class Kernel:
         Raises `ConfigError` with all faults of the config before anything is initialised, and `InitError` when a
         plugin that the config requires is not ok; what did come up is closed again then.
         """
-        self.select()
+        if not self._selected:
+            self.select()
         await self.registry.initialise()
         try:
             self._check_required()
@@ -76,7 +78,7 @@ class Kernel:
     def select(self) -> None:
         """Discover, choose and load plugins and validate their config, without initialising any.
 
-        Raises `ConfigError`.
+        For who wants the faults of a config before anything happens; `start` does it otherwise. Raises `ConfigError`.
         """
         self.catalogue = self._discover()
         for candidate in self.catalogue.candidates.values():
@@ -90,6 +92,7 @@ class Kernel:
         self._load()
         self._configure()
         self.config.raise_faults()
+        self._selected = True
 
     async def close(self) -> None:
         """Close all plugins in reverse order. May be called twice."""

@@ -32,8 +32,8 @@ def _text(arguments: argparse.Namespace) -> str:
     if arguments.action == "default":
         return dump.default(registration for registration, _ in _select(from_data({})))
     found = read_config(arguments)
-    found.raise_faults()
-    return dump.effective(found.document if arguments.action == "migrate" else _complete(found))
+    complete = _complete(found)
+    return dump.effective(found.document if arguments.action == "migrate" else complete)
 
 
 def _select(found: Config) -> list[tuple[AnyRegistration, BaseModel | None]]:
@@ -46,7 +46,7 @@ def _select(found: Config) -> list[tuple[AnyRegistration, BaseModel | None]]:
 def _complete(found: Config) -> Document:
     """The config with every default filled in. What a file says keeps its origin, and is told from defaults by it."""
     plugins = {registration.uri: typed for registration, typed in _select(found) if typed is not None}
-    tables = {uri: _plain(plugins[uri]) for uri in sorted(plugins) if type(plugins[uri]).model_fields}
+    tables = {uri: _plain(plugins[uri]) for uri in sorted(plugins)}
     return Document({**_plain(found.settings), "plugins": tables}, found.document.origins)
 
 

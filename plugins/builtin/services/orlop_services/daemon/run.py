@@ -68,10 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(debug.level, debug.format)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-        config.raise_faults()
+        kernel = Kernel(config, properties=properties(config))
+        # All faults of the config, those of plugins' tables too, before anything on the host changes.
+        kernel.select()
         locks = host.prepare(config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, began))
+            runner.run(_serve(kernel, began))
     except OrlopError as error:
         sys.stderr.writelines(f"orlopd: {line}\n" for line in str(error).splitlines())
         return 1
@@ -85,14 +87,13 @@ def _loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, began: float) -> None:
+async def _serve(kernel: Kernel, began: float) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Not the loop's handler: it would wait for the loop, and a loop that hangs is what one wants to see.
     signal.signal(signal.SIGUSR1, lambda *_: dump(loop))
-    kernel = Kernel(config, properties=properties(config))
     try:
         if await _start(kernel, stop):
             # What is there now stays: no collection needs to look through it again.

@@ -25,6 +25,15 @@ from orlop_sdk import digest as digests
 _CHUNK: Final = 1 << 20
 
 
+Chunk = bytes | bytearray | memoryview
+
+
+def update(hashed: hashlib._Hash, chunks: Sequence[Chunk]) -> None:
+    """Hash chunks, in order."""
+    for chunk in chunks:
+        hashed.update(chunk)
+
+
 def directory_name(ref: str) -> str:
     """Name of the directory for a ref."""
     return hashlib.sha256(ref.encode()).hexdigest()
@@ -97,17 +106,23 @@ class Ingest:
             self.hash, self.offset = self._rehash(self.algorithm)
         return self
 
-    def append(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
+    def append(self, chunks: Sequence[Chunk]) -> None:
         """Write and hash chunks, in order."""
+        self.write(chunks)
+        update(self.hash, chunks)
+
+    def write(self, chunks: Sequence[Chunk]) -> None:
+        """Write chunks, in order, and leave it to the caller to hash them. What fails half-way does not count."""
         with self._lock:
             self._check()
+            offset = self.offset
             for chunk in chunks:
                 view = memoryview(chunk).cast("B")
                 done = 0
                 while done < len(view):
-                    done += os.pwrite(self._fd, view[done:], self.offset + done)
-                self.hash.update(view)
-                self.offset += len(view)
+                    done += os.pwrite(self._fd, view[done:], offset + done)
+                offset += len(view)
+            self.offset = offset
             self.updated_at = now()
 
     def clear(self) -> None:
@@ -129,10 +144,12 @@ class Ingest:
                         f'ingest "{self.ref}": size is {self.offset} bytes, not the {size} expected'
                     )
                 algorithm = digests.parse(expected)[0] if expected else self.algorithm
-                hashed = self.hash if algorithm == self.algorithm else self._rehash(algorithm)[0]
+                hashed = self.hash if algorithm == self.algorithm else self._rehash(algorithm, self.offset)[0]
                 digest = f"{algorithm}:{hashed.hexdigest()}"
                 if expected and digest != expected:
                     raise FailedPrecondition(f'ingest "{self.ref}": digest is {digest}, not the {expected} expected')
+                if os.fstat(self._fd).st_size != self.offset:
+                    os.ftruncate(self._fd, self.offset)  # the rest of a write that failed
                 os.fchmod(self._fd, 0o444)
                 os.fsync(self._fd)
             finally:
@@ -162,9 +179,9 @@ class Ingest:
         if self._fd < 0:
             raise FailedPrecondition(f'ingest "{self.ref}": writer is closed; open the ref again')
 
-    def _rehash(self, algorithm: str) -> tuple[hashlib._Hash, int]:
+    def _rehash(self, algorithm: str, size: int | None = None) -> tuple[hashlib._Hash, int]:
         hashed, offset = hashlib.new(algorithm), 0
-        while chunk := os.pread(self._fd, _CHUNK, offset):
+        while chunk := os.pread(self._fd, _CHUNK if size is None else min(_CHUNK, size - offset), offset):
             hashed.update(chunk)
             offset += len(chunk)
         return hashed, offset

@@ -11,13 +11,15 @@ from orlop.blocking import Pool
 from orlop.errors import FailedPrecondition, Unimplemented
 from orlop.interfaces.content import ContentWriter
 from orlop.values import EMPTY, IngestStatus, Labels
-from orlop_core.content.ingest import Ingest, disk_errors
+from orlop_core.content.ingest import Ingest, disk_errors, update
 
 T = TypeVar("T")
 
 #: Small writes are gathered until they are worth a thread's time (bytes).
 _BUFFER: Final = 512 << 10
 _SMALL: Final = 128 << 10
+#: From this size on (bytes) it pays to hash in one thread while another writes.
+_PARALLEL: Final = 256 << 10
 
 
 class FileWriter:
@@ -112,7 +114,13 @@ class FileWriter:
 
     async def _flush(self, data: bytes | memoryview = b"") -> None:
         chunk, self._buffer = self._buffer, bytearray()
-        await self._pool.run(self._ingest.append, [chunk, data])
+        chunks, size = [chunk, data], len(chunk) + len(data)
+        if size < _PARALLEL:
+            await self._pool.run(self._ingest.append, chunks)
+            return
+        hashed = self._ingest.hash.copy()
+        await asyncio.gather(self._pool.run(self._ingest.write, chunks), self._pool.run(update, hashed, chunks))
+        self._ingest.hash = hashed
 
     async def _serial(self, work: Coroutine[Any, Any, T]) -> T:
         """Run after whatever a cancelled caller may have left running; go on to the end even if cancelled."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
 from orlop.values import ContentInfo, Descriptor, IngestStatus, apply_labels, check_labels
 from orlop_core.metadata import graph
@@ -146,6 +146,9 @@ class NamespacedContent:
             await self._backend.abort(backend)
         except NotFound:
             return  # one that was never written to, or whose content came from another namespace
+        except OrlopError:
+            self.dirty = True
+            raise
 
     async def close(self) -> None:
         """Nothing to free: the back end is its own plugin's to close."""

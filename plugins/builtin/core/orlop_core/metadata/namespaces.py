@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orlop import context
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
@@ -22,10 +22,11 @@ _CONTENTS = {IMAGES: "images", CONTENT: "blobs", CONTAINERS: "containers", SANDB
 
 
 class Namespaces:
-    """The namespace records."""
+    """The namespace records. *deleted* is told of every deletion."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, deleted: Callable[[], None]) -> None:
         self._database = database
+        self._deleted = deleted
 
     async def get(self, name: str) -> Namespace:
         row = self._database.look_up(lambda db: db.execute(_SELECT + " AND name = ?", (name,)).fetchone())
@@ -72,6 +73,7 @@ class Namespaces:
             tx.changed(removed=True, event=event(name, "/namespaces/delete", NamespaceDelete(name=name)))
 
         await self._database.write(write)
+        self._deleted()
 
 
 def _namespace(row: tuple[str, str]) -> Namespace:

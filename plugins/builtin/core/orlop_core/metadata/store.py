@@ -77,7 +77,7 @@ class SqliteMetadataStore:
 
     def _assemble(self, content: ContentStore, snapshotters: Mapping[str, Snapshotter], policy: Policy) -> None:
         database = self._database
-        self._namespaces = Namespaces(database)
+        self._namespaces = Namespaces(database, self._namespace_deleted)
         self._images = Images(database, self._collect_requested)
         self._containers = Containers(database)
         self._sandboxes = Sandboxes(database)
@@ -156,6 +156,9 @@ class SqliteMetadataStore:
         self._publisher.cancel()
         await asyncio.gather(self._publisher, return_exceptions=True)
 
+    def _namespace_deleted(self) -> None:
+        self._content.dirty = True  # its ingests are without a record now
+
     async def _collect_requested(self) -> object:
         return await self._requested()
 
@@ -197,8 +200,8 @@ class SqliteMetadataStore:
 
     async def _sweep_snapshotters(self, swept: Swept) -> None:
         for id in list(self._snapshotters):
-            view = self._snapshotters[id]
-            if not (view.dirty or swept.removed[SNAPSHOTS + id]):
+            view = self._snapshotters.get(id)
+            if view is None or not (view.dirty or swept.removed[SNAPSHOTS + id]):
                 continue
             try:
                 await view.sweep()
@@ -225,7 +228,7 @@ class SqliteMetadataStore:
             event = await self._outbox.get()
             try:
                 await self._events.forward(event)
-            except OrlopError as error:
+            except Exception as error:  # noqa: BLE001  # what an exchange cannot take must not silence all that follows
                 _log.warning("event %s was not published: %s", event.topic, error)
             finally:
                 self._outbox.task_done()

@@ -32,7 +32,7 @@ _AT_ONCE: Final = 32
 
 async def restore(runtime: TaskRuntime, find_runtime: FindRuntime) -> None:
     """Bring the tasks of all bundles back into *runtime*. Returns when each is either there or cleaned up after."""
-    bundles = await runtime.pool.run(_bundles_blocking, runtime)
+    bundles, leaving = await runtime.pool.run(_bundles_blocking, runtime)
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def one(bundle: Bundle) -> None:
@@ -46,6 +46,23 @@ async def restore(runtime: TaskRuntime, find_runtime: FindRuntime) -> None:
     async with asyncio.TaskGroup() as group:
         for bundle in bundles:
             group.create_task(one(bundle))
+    # Only now is it known which of their shims have other containers to keep.
+    for bundle in leaving:
+        with context.scope(namespace=bundle.namespace):
+            await _finish_removal(runtime, bundle)
+
+
+async def _finish_removal(runtime: TaskRuntime, bundle: Bundle) -> None:
+    """End the shim of a task that was being removed, unless others use it, and remove what is left of the task."""
+    key = (bundle.namespace, bundle.path.name)
+    saved = await runtime.pool.run(bundle.load)
+    if saved.address is not None:
+        # Usually it is gone by now.
+        with contextlib.suppress(OrlopError, TimeoutError):
+            async with asyncio.timeout(runtime.timeouts.load or None):
+                shim = await runtime.shims.acquire(saved.address, key)
+            await runtime.shims.release(shim, key)
+    await runtime.pool.run(_try_to_remove, bundle.path)
 
 
 class _Restoring:
@@ -127,15 +144,18 @@ class _Restoring:
         log.info('task "%s" in namespace "%s": found again', id, self._bundle.namespace)
 
 
-def _bundles_blocking(runtime: TaskRuntime) -> list[Bundle]:
-    """All bundles; removes what is no bundle (any more)."""
+def _bundles_blocking(runtime: TaskRuntime) -> tuple[list[Bundle], list[Bundle]]:
+    """All bundles, and those that were set aside to be removed; removes what is no bundle (any more)."""
     bundles: list[Bundle] = []
+    leaving: list[Bundle] = []
     if not runtime.state.exists():
-        return bundles
+        return bundles, leaving
     for directory in runtime.state.iterdir():
         if not directory.is_dir() or directory.name.startswith("."):
             continue
-        _remove_leftovers(runtime, directory.name)
+        _remove_leftover_work(runtime, directory.name)
+        for path in leftovers(directory):
+            leaving.append(Bundle(directory.name, path.name.removeprefix("."), path, runtime.root / directory.name))
         for path in sorted(directory.iterdir()):
             if path.is_symlink() or not path.is_dir():
                 continue
@@ -145,14 +165,13 @@ def _bundles_blocking(runtime: TaskRuntime) -> list[Bundle]:
                 continue
             bundles.append(Bundle.at(runtime.state, runtime.root, directory.name, path.name))
     _remove_stray_work(runtime)
-    return bundles
+    return bundles, leaving
 
 
-def _remove_leftovers(runtime: TaskRuntime, namespace: str) -> None:
-    for place in (runtime.state / namespace, runtime.root / namespace):
-        if place.is_dir():
-            for path in leftovers(place):
-                _try_to_remove(path)
+def _remove_leftover_work(runtime: TaskRuntime, namespace: str) -> None:
+    place = runtime.root / namespace
+    for path in leftovers(place) if place.is_dir() else ():
+        _try_to_remove(path)
 
 
 def _remove_stray_work(runtime: TaskRuntime) -> None:

@@ -199,7 +199,8 @@ class TaskRuntime:
                     "Delete", pb.DeleteRequest(id=key[1]), pb.DeleteResponse, timeout=self.timeouts.cleanup or None
                 )
             await self.shims.release(shim, key)
-        await self.clean(keep)
+        # Shims complain when there is nothing to clean up, and often there is not.
+        await self.clean(keep, level=logging.DEBUG)
         await self.discard(keep)
 
     async def _abandon(self, making: asyncio.Task[ShimTask]) -> None:
@@ -262,13 +263,13 @@ class TaskRuntime:
             )
         return ended
 
-    async def clean(self, keep: Keep) -> Exit | None:
-        """Have the launcher clean up; None when it could not."""
+    async def clean(self, keep: Keep, *, level: int = logging.WARNING) -> Exit | None:
+        """Have the launcher clean up; None, and a log line of this level, when it could not."""
         try:
             async with asyncio.timeout(self.timeouts.cleanup or None):
                 return await keep.launcher.clean(keep.request)
         except (OrlopError, TimeoutError) as error:
-            log.warning('task "%s": clean-up after its shim failed: %s', keep.bundle.id, error or "took too long")
+            log.log(level, 'task "%s": clean-up after its shim failed: %s', keep.bundle.id, error or "took too long")
             return None
 
     async def discard(self, keep: Keep) -> None:

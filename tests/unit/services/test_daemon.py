@@ -30,6 +30,7 @@ def write_config(base: Path, top: str = "") -> Path:
         f'version = 4\nroot = "{base}/root"\nstate = "{base}/state"\n{top}\n'
         f'[plugins."io.containerd.server.v1.grpc"]\naddress = "{base}/s"\n'
         f'[plugins."io.containerd.server.v1.ttrpc"]\naddress = "{base}/s.ttrpc"\n'
+        f'[plugins."io.containerd.internal.v1.opt"]\npath = "{base}/opt"\n'
     )
     return file
 

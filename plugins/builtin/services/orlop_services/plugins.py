@@ -6,13 +6,17 @@ Each service requires its own back end and nothing else: where that is off, one 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from orlop.errors import SkipPlugin
 from orlop.interfaces.differ import DIFF_SERVICE
 from orlop.interfaces.event import EVENT
+from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
 from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
 from orlop.interfaces.task import TASKS
 from orlop.plugin import InitContext, NoConfig
+from orlop_services.opt import Opt, OptConfig
 from orlop_services.servers.config import GrpcConfig, TcpConfig, TtrpcConfig
 
 Context = InitContext[NoConfig]
@@ -128,6 +132,13 @@ async def version(ctx: Context) -> RpcService:
     from orlop_services.services.version import VersionService
 
     return VersionService(ctx.properties.get("version", ""), ctx.properties.get("revision", ""))
+
+
+@INTERNAL.plugin("opt", config=OptConfig)
+async def opt(ctx: InitContext[OptConfig]) -> Part:
+    """A directory for programs that are installed while the daemon runs."""
+    ctx.export("path", ctx.config.path)
+    return await Opt.make(Path(ctx.config.path))
 
 
 @SERVER.plugin("grpc", config=GrpcConfig, requires=(GRPC_SERVICE.optional(),))

@@ -155,7 +155,9 @@ def _bundles_blocking(runtime: TaskRuntime) -> tuple[list[Bundle], list[Bundle]]
             continue
         _remove_leftover_work(runtime, directory.name)
         for path in leftovers(directory):
-            leaving.append(Bundle(directory.name, path.name.removeprefix("."), path, runtime.root / directory.name))
+            leaving.append(
+                Bundle(directory.name, path.name.removeprefix("."), path, runtime.root / directory.name / path.name)
+            )
         for path in sorted(directory.iterdir()):
             if path.is_symlink() or not path.is_dir():
                 continue

@@ -48,6 +48,8 @@ def test_run(ctr: Recorder) -> None:
     unknown = ("run", "--rm", "--runtime", "io.containerd.nosuch.v1", BUSY, "c1", "true")
     ctr.loosely("containerd has no code of its own for a shim that is not installed", *unknown)
     ctr("run", "--rm", "--null-io", BUSY, "c1", "echo", "unseen")
+    ctr.quietly("leases", "create", "--id", "collect")
+    ctr.quietly("leases", "rm", "--sync", "collect")
     for noun in ("containers", "tasks", "snapshots"):
         ctr(noun, "ls")
 

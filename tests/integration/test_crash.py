@@ -188,6 +188,7 @@ def test_killed_while_running(daemon: Daemon, ctr: Ctr, tmp_path: Path, seed: in
     """A container that was being created, started or removed can be removed, and then run again."""
     ctr.ok("images", "import", str(write_archive(tmp_path / "busy.tar", {BUSY: Image()})))
     run = ("run", "--rm", BUSY, "c1", "echo", "ran")
+    collect(ctr)
     before = held(daemon)
     time_needed = duration(lambda: ctr.ok(*run))
     instants = random.Random(100 + seed)

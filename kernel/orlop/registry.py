@@ -185,7 +185,7 @@ class Registry:
             if inspect.isawaitable(result):
                 await result
         except Exception:  # noqa: BLE001  # a plugin that cannot close must not keep the others open
-            _log.exception("%s: error while closing", entry.uri)
+            _log.exception("%s: error while closing", entry.uri, extra={"plugin": entry.uri})
 
     async def _initialise(self, entry: Entry) -> None:
         registration = cast(AnyRegistration, entry.registration)
@@ -205,7 +205,8 @@ class Registry:
         finally:
             entry.seconds = time.perf_counter() - began
             self._order.append(entry.uri)
-        _log.debug("%s is %s after %.1f ms", entry.uri, entry.state, entry.seconds * 1e3)
+        about = {"plugin": entry.uri}
+        _log.debug("%s is %s after %.1f ms", entry.uri, entry.state, entry.seconds * 1e3, extra=about)
         self._tell(entry)
 
     def _check_requirements(self, entry: Entry, registration: AnyRegistration) -> None:
@@ -258,18 +259,20 @@ class Registry:
         entry.state = SKIPPED if isinstance(error, SkipPlugin) else FAILED
         entry.reason = str(error.args[0])
         if entry.cause and entry.cause != entry.uri:
-            _log.debug("%s: %s", entry.uri, entry.reason)
+            _log.debug("%s: %s", entry.uri, entry.reason, extra={"plugin": entry.uri})
         else:
             entry.cause = entry.uri
             level = logging.INFO if entry.state == SKIPPED else logging.ERROR
-            _log.log(level, "%s (%s): %s", entry.uri, entry.candidate.origin, entry.reason)
+            text = "%s (%s): %s"
+            _log.log(level, text, entry.uri, entry.candidate.origin, entry.reason, extra={"plugin": entry.uri})
 
     def _missing(self, requirement: Requirement, entry: Entry) -> None:
         """What is not installed is a root cause too, and logged once, however many need it."""
         entry.cause = str(requirement)
         others = [other for other in self.entries.values() if other.cause == entry.cause and other is not entry]
         if not others:
-            _log.error("no installed distribution provides %s, which %s needs", requirement, entry.uri)
+            text = "no installed distribution provides %s, which %s needs"
+            _log.error(text, requirement, entry.uri, extra={"plugin": entry.uri})
 
     def _tell(self, entry: Entry) -> None:
         try:
@@ -294,7 +297,7 @@ def _wrapped(error: Exception, entry: Entry, step: str) -> PluginError:
     if isinstance(error, PluginError):
         return error
     text = str(error) or type(error).__name__
-    _log.debug("%s: %s failed", entry.uri, step, exc_info=error)
+    _log.debug("%s: %s failed", entry.uri, step, exc_info=error, extra={"plugin": entry.uri})
     wrapped = InitError(text, plugin=entry.uri, origin=entry.candidate.origin)
     wrapped.__cause__ = error
     return wrapped

@@ -15,7 +15,7 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -63,6 +63,15 @@ def parse_challenges(values: Sequence[str]) -> list[Challenge]:
                 position = pair.end()
             found.append(Challenge(match[1].lower(), parameters))
     return found
+
+
+def merge_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """The same rights with one scope for each thing: ``repository:a:pull`` is part of ``repository:a:pull,push``."""
+    actions: dict[str, set[str]] = {}
+    for scope in scopes:
+        thing, _, wanted = scope.rpartition(":")
+        actions.setdefault(thing, set()).update(wanted.split(","))
+    return frozenset(f"{thing}:{','.join(sorted(wanted))}" for thing, wanted in actions.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,10 @@ class Authorizer:
             if urlsplit(str(response.request.url)).scheme == "http" and not self._plain_is_wanted():
                 raise Unauthenticated(f'registry "{self._host.host}": wants a password over plain HTTP; refused')
         self._challenge = challenge
-        self._tokens.pop(scopes, None)
+        token = self._tokens.get(scopes)
+        # A request that was under way meanwhile may have had another token, or none yet.
+        if token and response.request.headers.get("authorization") == f"Bearer {token.value}":
+            del self._tokens[scopes]
         return True
 
     def _plain_is_wanted(self) -> bool:
@@ -131,7 +143,7 @@ class Authorizer:
         parts = urlsplit(realm)
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise Unauthenticated(f'registry "{self._host.host}": names no usable token service')
-        wanted = scopes | frozenset(filter(None, challenge.parameters.get("scope", "").split(" ")))
+        wanted = merge_scopes((*scopes, *challenge.parameters.get("scope", "").split()))
         credential = await self._credential()
         if credential and parts.scheme == "http" and not (self._plain_is_wanted() or is_loopback(parts.netloc)):
             raise Unauthenticated(f'registry "{self._host.host}": its token service is not encrypted; refused')

@@ -33,8 +33,12 @@ class Target:
         if self.daemon is not None:
             self.daemon.ctr(namespace)  # so that the daemon's close finds what this namespace leaves
             return Client(str(self.daemon.address), namespace)
-        config = {"version": 4, "root": str(self.base / "root"), "state": str(self.base / "state")}
-        return Client.embedded(config | {"disabled_plugins": ["io.containerd.grpc.v1.cri"]}, namespace)
+        return Client.embedded(self.config(), namespace)
+
+    def config(self) -> dict[str, object]:
+        """For a kernel in this process."""
+        paths = {"root": str(self.base / "root"), "state": str(self.base / "state")}
+        return {"version": 4, "disabled_plugins": ["io.containerd.grpc.v1.cri"], **paths}
 
 
 @pytest.fixture(scope="session")

@@ -240,3 +240,17 @@ async def test_refusals(core: Core) -> None:
         with context.scope():
             await view.stat("key")
     await view.cleanup()
+
+
+@pytest.mark.usefixtures("in_namespace")
+async def test_errors_of_the_back_end_use_the_clients_names(core: Core) -> None:
+    view = core.metadata.snapshotters["native"]
+    await view.prepare("key")
+    for call in (view.prepare("child", "key"), view.view("look", "key")):
+        with pytest.raises(InvalidArgument, match='^[^/]*"key"[^/]*$'):
+            await call
+    await view.commit("name", "key")
+    with pytest.raises(FailedPrecondition, match='^[^/]*"name"[^/]*$'):
+        await view.mounts("name")
+    with pytest.raises(FailedPrecondition, match='^[^/]*"name"[^/]*$'):
+        await view.commit("again", "name")

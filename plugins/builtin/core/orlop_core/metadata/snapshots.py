@@ -13,10 +13,11 @@ import json
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unimplemented
+from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unimplemented, from_code
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop.values import EMPTY, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, apply_labels, check_labels
 from orlop_core.metadata import graph
@@ -72,7 +73,8 @@ class NamespacedSnapshotter:
 
     async def stat(self, key: str) -> SnapshotInfo:
         found = await self._find(key)
-        return _overlay(found, await self.backend.stat(found.backend))
+        with _named({found.backend: key}):
+            return _overlay(found, await self.backend.stat(found.backend))
 
     async def update(self, info: SnapshotInfo, fieldpaths: Sequence[str] = ()) -> SnapshotInfo:
         ns, _ = graph.call_scope()
@@ -86,10 +88,14 @@ class NamespacedSnapshotter:
         return _overlay(changed, await self.backend.stat(changed.backend))
 
     async def usage(self, key: str) -> Usage:
-        return await self.backend.usage((await self._find(key)).backend)
+        found = await self._find(key)
+        with _named({found.backend: key}):
+            return await self.backend.usage(found.backend)
 
     async def mounts(self, key: str) -> list[Mount]:
-        return await self.backend.mounts((await self._find(key)).backend)
+        found = await self._find(key)
+        with _named({found.backend: key}):
+            return await self.backend.mounts(found.backend)
 
     async def prepare(self, key: str, parent: str = "", *, labels: Labels = EMPTY) -> list[Mount]:
         return await self._create(key, parent, labels, readonly=False)
@@ -180,7 +186,8 @@ class NamespacedSnapshotter:
         make = self.backend.view if readonly else self.backend.prepare
         async with self._guard.using(backend_key):
             try:
-                mounts = await make(backend_key, backend_parent, labels=_for_backend(labels))
+                with _named({backend_key: key, backend_parent: parent}):
+                    mounts = await make(backend_key, backend_parent, labels=_for_backend(labels))
                 await self._record(ns, New(key, backend_key, parent, labels), lease, announce=not readonly)
             except AlreadyExists:
                 if target:
@@ -237,9 +244,13 @@ class NamespacedSnapshotter:
         active, parent = await self._database.write(lambda tx: self._records.begin_commit(tx, ns, key, new, lease))
         pending = Pending(active.node, ns, key, new.key, new.backend)
         try:
-            await self.backend.commit(
-                new.backend, active.backend, parent=parent.backend if parent else "", labels=_for_backend(new.labels)
-            )
+            with _named({new.backend: new.key, active.backend: key, parent.backend if parent else "": new.parent}):
+                await self.backend.commit(
+                    new.backend,
+                    active.backend,
+                    parent=parent.backend if parent else "",
+                    labels=_for_backend(new.labels),
+                )
         except BaseException:
             await self._settle(pending)
             raise
@@ -288,6 +299,19 @@ class NamespacedSnapshotter:
                 self.dirty = True
                 return False
         return True
+
+
+@contextmanager
+def _named(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors of the back end call snapshots by the names that the client knows."""
+    try:
+        yield
+    except OrlopError as error:
+        message = str(error)
+        for backend, name in names.items():
+            if backend:
+                message = message.replace(backend, name)
+        raise from_code(error.code, message) from error
 
 
 def _overlay(found: Record, inner: SnapshotInfo) -> SnapshotInfo:

@@ -67,6 +67,8 @@ class NamespacedWriter:
             async with self._guard.using(digest):
                 stored = await self._commit_bytes(digest, size, expected)
                 fresh = await self._ingests.complete(self._ns, self._ref, digest, stored, labels, lease)
+        except FailedPrecondition:
+            raise  # nothing was made
         except BaseException:
             self._orphaned = True
             raise
@@ -99,8 +101,13 @@ class NamespacedWriter:
         """Have the blob in the back end; returns its size."""
         if self._inner is None:
             return await self._commit_shared(digest, size)
-        stored = (await self._inner.status()).offset
-        if (not size or size == stored) and self._ingests.has_content(self._ns, digest) and self._is(digest):
+        stored, written = (await self._inner.status()).offset, self._inner.digest()
+        # The back end checks as well, but in its own words: it does not know the ref by its name here.
+        if size and size != stored:
+            raise FailedPrecondition(f'ingest "{self._ref}": size is {stored} bytes, not the {size} expected')
+        if written != digest and written.partition(":")[0] == digest.partition(":")[0]:
+            raise FailedPrecondition(f'ingest "{self._ref}": digest is {written}, not the {digest} expected')
+        if written == digest and self._ingests.has_content(self._ns, digest):
             await self._inner.close()
             await self._drop()
             return stored
@@ -118,10 +125,6 @@ class NamespacedWriter:
         if size and size != self._begun.size:
             raise FailedPrecondition(f'ingest "{self._ref}": size is {self._begun.size}, not the {size} expected')
         return (await self._backend.info(digest)).size
-
-    def _is(self, digest: str) -> bool:
-        """Whether the bytes written are that blob, as far as can be told without reading them again."""
-        return self._inner is not None and self._inner.digest() == digest
 
     async def _drop(self) -> None:
         try:

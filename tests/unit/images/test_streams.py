@@ -235,7 +235,6 @@ async def test_built_in_processor_runs_alone() -> None:
 
 
 def test_registrations() -> None:
-    for item in (streams.tar, streams.gzip, streams.zstd):
-        assert item.type is STREAM_PROCESSOR
+    assert {streams.tar.type, streams.gzip.type, streams.zstd.type} == {STREAM_PROCESSOR}
     assert binary.stream_programs.type is PROXY
     assert binary.stream_programs.exports["target"] == STREAM_PROCESSOR.name

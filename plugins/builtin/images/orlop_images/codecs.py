@@ -20,6 +20,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b\x08"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 _INPUT: Final = 1 << 16
+_MOST_HEADER: Final = 1 << 20
 # One step of input can swell a thousandfold, so the output of a step is bounded.
 _OUTPUT: Final = 1 << 21
 
@@ -82,12 +83,33 @@ def _inflated(source: BinaryIO, start: Callable[[], Any]) -> Iterator[bytes]:
 
 
 def _header(source: BinaryIO, pending: bytes) -> bytes:
-    """Enough input to know that a gzip member starts here; empty at the end."""
-    while len(pending) < len(GZIP_MAGIC) and (more := source.read(_INPUT)):
+    """Input that starts with a whole gzip header, as isal trips over some that come in pieces; empty at the end."""
+    while len(pending) < _MOST_HEADER and not _header_complete(pending):
+        more = source.read(_INPUT)
+        if not more:
+            break
         pending += more
     if pending and not pending.startswith(GZIP_MAGIC):
         raise damaged("layer: not gzip data, or followed by something that is not")
     return pending
+
+
+def _header_complete(data: bytes) -> bool:
+    """Whether a gzip header (RFC 1952) ends within *data*; True as well for what is none."""
+    if not data.startswith(GZIP_MAGIC):
+        return len(data) >= len(GZIP_MAGIC)
+    if len(data) < 10:
+        return False
+    flags, end = data[3], 10
+    if flags & 4:  # extra field, with its length before it
+        end += 2 + int.from_bytes(data[end : end + 2], "little")
+    for text in (8, 16):  # file name, comment: up to a zero byte
+        if flags & text:
+            found = data.find(b"\0", end)
+            if found < 0:
+                return False
+            end = found + 1
+    return len(data) >= end + flags // 2 % 2 * 2  # checksum of the header
 
 
 def _after_padding(source: BinaryIO, pending: bytes) -> bytes:

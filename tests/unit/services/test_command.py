@@ -33,6 +33,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"orlopd orlop {metadata.version('orlop-services')}\n"
 
 
+@pytest.mark.parametrize("words", [["-address", "/x"], ["--address=/x"], ["-address=/x"], ["-a", "/x"]])
+def test_long_options_may_have_one_dash(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("version = 4\n")
+    assert main(["-config", str(file), *words, "config", "migrate"]) == 0
+    assert tomli.loads(capsys.readouterr().out)["plugins"][GRPC]["address"] == "/x"
+
+
 def test_asking_for_the_version_loads_neither_grpc_nor_pydantic() -> None:
     code = "import sys; from orlop_services.daemon import main; main(['-v']); "
     code += "print({'grpc', 'pydantic'} & set(sys.modules))"

@@ -14,11 +14,14 @@ from typing import Final
 from orlop_services.daemon.paths import DEFAULT_ADDRESS, DEFAULT_FILE
 
 LEVELS: Final = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+#: Go's programs take long options with one dash too, and some callers of containerd write them so.
+_LONG: Final = ("-config", "-log-level", "-address", "-root", "-state", "-version", "-help", "-namespace", "-topic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parsed = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = parser().parse_args([f"-{word}" if word.partition("=")[0] in _LONG else word for word in words])
     if parsed.version:
         from orlop_services.daemon.version import REVISION, version
 

@@ -93,14 +93,16 @@ class Ingest:
         if found is None:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(mode=0o755)
-            # The ref comes last, at once and whole: without it the directory does not count as an ingest.
             self._write_time("startedat", self.started_at)
-            self._write("ref", self.ref)
+            # The ref comes last, at once and whole: without it the directory does not count as an ingest.
+            temporary = self.path / ".ref"
+            temporary.write_text(self.ref)
+            temporary.replace(self.path / "ref")
         else:
             self.started_at, self.updated_at = found.started_at, found.updated_at
             self.total = self.total or found.total
         if self.total:
-            self._write("total", str(self.total))
+            (self.path / "total").write_text(str(self.total))
         self._fd = os.open(self.path / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if found is not None:
             self.hash, self.offset = self._rehash(self.algorithm)
@@ -152,8 +154,11 @@ class Ingest:
                     os.ftruncate(self._fd, self.offset)  # the rest of a write that failed
                 os.fchmod(self._fd, 0o444)
                 os.fsync(self._fd)
-            finally:
+            except BaseException:
                 self._close()
+                raise
+            fd, self._fd = self._fd, -1
+            os.close(fd)
         return digest
 
     def close(self) -> None:
@@ -186,13 +191,8 @@ class Ingest:
             offset += len(chunk)
         return hashed, offset
 
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}"
-        temporary.write_text(text)
-        temporary.replace(self.path / name)
-
     def _write_time(self, name: str, time: datetime) -> None:
-        self._write(name, time.isoformat().replace("+00:00", "Z"))
+        (self.path / name).write_text(time.isoformat().replace("+00:00", "Z"))
 
 
 def _read_time(path: Path) -> datetime | None:

@@ -131,8 +131,8 @@ class TestHook:
 
     def test_the_program_takes_our_place(self) -> None:
         state = json.dumps(self.STATE).encode()
-        done = run("oci-hook", "--", "sh", "-c", 'echo "$0 $V"', "{{id}}", data=state, V="{{pid}}")
-        assert (done.returncode, done.stdout) == (0, b"c1 7\n")
+        done = run("oci-hook", "--", "sh", "-c", 'echo "$0 $1 $V"', "{{id}}", "-root", data=state, V="{{pid}}")
+        assert (done.returncode, done.stdout) == (0, b"c1 -root 7\n")
 
     @pytest.mark.parametrize(
         ("words", "data", "reason"),

@@ -20,8 +20,7 @@ _LONG: Final = ("-config", "-log-level", "-address", "-root", "-state", "-versio
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-    parsed = parser().parse_args([f"-{word}" if word.partition("=")[0] in _LONG else word for word in words])
+    parsed = parser().parse_args(_with_two_dashes(sys.argv[1:] if arguments is None else arguments))
     if parsed.version:
         from orlop_services.daemon.version import REVISION, version
 
@@ -42,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from orlop_services.daemon.run import run
 
     return run(parsed)
+
+
+def _with_two_dashes(words: Sequence[str]) -> list[str]:
+    # What follows oci-hook is another program's.
+    own = words.index("oci-hook") if "oci-hook" in words else len(words)
+    return [f"-{word}" if word.partition("=")[0] in _LONG else word for word in words[:own]] + list(words[own:])
 
 
 def parser() -> argparse.ArgumentParser:

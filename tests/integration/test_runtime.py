@@ -20,6 +20,7 @@ from tests.support.runtime import PATIENCE, RUNC, Output, World, cgroup_files, p
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.interfaces.runtime import TaskRequest
 from orlop.values import AnyMessage, Mount, Stdio, TaskStatus
+from orlop_sdk.api.types.introspection_pb2 import RuntimeInfo, RuntimeRequest
 from orlop_sdk.api.types.runc.options.oci_pb2 import Options
 
 pytestmark = pytest.mark.skipif(
@@ -321,3 +322,16 @@ async def test_tasks_are_listed_in_order_of_id(w: World) -> None:
 async def test_a_shim_without_info_says_so(w: World) -> None:
     with pytest.raises(Unavailable, match="-info"):
         await w.runtime.info(RUNC)
+
+
+async def test_clients_ask_runtimes_for_info(w: World) -> None:
+    shim = w.base / "shim"
+    shim.write_text("#!/bin/sh\nprintf '\\012\\004demo'\n")
+    shim.chmod(0o755)
+    request = RuntimeRequest(runtime_path=str(shim)).SerializeToString()
+    answer = await w.runtime.plugin_info(AnyMessage("containerd.types.RuntimeRequest", request))
+    assert answer is not None
+    assert answer.type_url == "containerd.types.RuntimeInfo"
+    assert RuntimeInfo.FromString(answer.value).name == "demo"
+    with pytest.raises(InvalidArgument, match=r"containerd\.types\.RuntimeRequest"):
+        await w.runtime.plugin_info(None)

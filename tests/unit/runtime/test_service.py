@@ -314,11 +314,12 @@ async def test_a_checkpoint_is_stored_and_restored(tmp_path: Path) -> None:
     assert (images.media_type, config.media_type) == (CRIU_TAR, CONFIG_PROTO)
     assert b"true" in f.content.blobs[config.digest]
     assert pages(f.runtime.tasks["c1"].checkpoints[0]) is None
+    with pytest.raises(AlreadyExists):
+        await f.service.create("c1", TaskOptions(checkpoint=images))
+    f.runtime.tasks.clear()
     await f.service.create("c1", TaskOptions(checkpoint=images))
     assert pages(f.request.checkpoint) == b"pages"
     # The next restore removes the images of tasks that are gone.
-    f.runtime.tasks.clear()
-    f.runtime.requests.clear()
     other = Fixture(tmp_path, replace(RECORD, id="c2"))
     other.content.blobs.update(f.content.blobs)
     await other.service.create("c2", TaskOptions(checkpoint=images))

@@ -22,7 +22,7 @@ from orlop.values import AnyMessage, Exit
 from orlop_runtime.bootstrap import options_input, parse_answer
 from orlop_runtime.bundle import BINARY_FILE, write_atomically
 from orlop_runtime.shim_binary import BinarySearch
-from orlop_runtime.shim_log import ShimLogs, open_log_blocking
+from orlop_runtime.shim_log import ShimLogs, level_of, open_log_blocking
 from orlop_sdk.api.runtime.bootstrap.v1 import bootstrap_pb2
 from orlop_sdk.api.runtime.task.v2.shim_pb2 import DeleteResponse
 from orlop_sdk.convert.common import time_from_wire
@@ -134,8 +134,8 @@ class ShimManager:
                 f'clean-up after the shim of "{request.id}": {_words(done.stderr) or "no output"} '
                 f"(status {done.returncode} of: {shlex.join(command)})"
             )
-        if words := _words(done.stderr):
-            self._log.warning('clean-up after the shim of "%s": %s', request.id, words)
+        for line in done.stderr.splitlines():
+            self._log.log(level_of(line), 'clean-up after the shim of "%s": %s', request.id, _words(line))
         try:
             answer = DeleteResponse.FromString(done.stdout)
         except DecodeError as error:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
 from orlop import context
 from orlop.blocking import Pool
 from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unavailable, Unimplemented
 from orlop.interfaces.event import EventExchange
+from orlop.interfaces.introspection import PluginInformer
 from orlop.interfaces.runtime import (
     Runtime,
     RuntimeInformer,
@@ -36,7 +39,8 @@ from orlop_runtime.shim import Key, Shim, ShimClosed, Shims
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
 from orlop_sdk.api.runtime.task.v2 import shim_pb2 as pb
-from orlop_sdk.convert.common import any_to_wire, mounts_to_wire, time_to_wire
+from orlop_sdk.api.types.introspection_pb2 import RuntimeInfo, RuntimeRequest
+from orlop_sdk.convert.common import any_from_wire, any_to_wire, mounts_to_wire, time_to_wire
 
 log = logging.getLogger("orlop.runtime")
 
@@ -121,6 +125,18 @@ class TaskRuntime:
         if not isinstance(launcher, RuntimeInformer):
             raise Unimplemented(f'runtime "{runtime}": its launcher cannot be asked about it')
         return await launcher.info(runtime, options)
+
+    async def plugin_info(self, options: AnyMessage | None) -> AnyMessage | None:
+        """Answer ``containerd.types.RuntimeRequest`` with ``RuntimeInfo``. See `PluginInformer`."""
+        kind = "" if options is None else options.type_url.rpartition("/")[2]
+        if options is None or kind != RuntimeRequest.DESCRIPTOR.full_name:
+            raise InvalidArgument(f'runtime info: asked with "{kind}"; send a {RuntimeRequest.DESCRIPTOR.full_name}')
+        try:
+            request = RuntimeRequest.FromString(options.value)
+        except DecodeError as error:
+            raise InvalidArgument(f"runtime info: not a {kind}") from error
+        info = await self.info(request.runtime_path, any_from_wire(request.options))
+        return AnyMessage(RuntimeInfo.DESCRIPTOR.full_name, info)
 
     async def close(self) -> None:
         """Finish what is in progress and let go of the shims, which live on. May be called twice."""
@@ -314,3 +330,4 @@ def _create_request(bundle: Bundle, request: TaskRequest) -> pb.CreateTaskReques
 
 _: type[Runtime] = TaskRuntime
 _informer: type[RuntimeInformer] = TaskRuntime
+_plugin_informer: type[PluginInformer] = TaskRuntime

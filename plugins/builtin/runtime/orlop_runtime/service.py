@@ -8,13 +8,14 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from orlop import context
 from orlop.blocking import run_blocking
-from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlop.interfaces.metadata import MetadataStore
 from orlop.interfaces.runtime import Runtime, Task, TaskRequest
 from orlop.interfaces.task import TaskOptions, Tasks
@@ -170,6 +171,10 @@ class TaskService:
         return await snapshotter.mounts(record.snapshot_key)
 
     async def _restore(self, checkpoint: Descriptor, namespace: str, container: str) -> str:
+        with suppress(NotFound):
+            await self._runtime.get(container)
+            # Its own images, which it may still need, are in the place for ours.
+            raise AlreadyExists(f'task "{container}": already exists')
         for old in await run_blocking(self._restores.directories):
             with context.scope(namespace=old[0]):
                 try:

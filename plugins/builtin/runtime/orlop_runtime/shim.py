@@ -105,7 +105,7 @@ class Shim:
         try:
             answer = await bound(request, timeout=timeout, metadata=((context.NAMESPACE_HEADER, self.namespace),))
         except OrlopError as error:
-            if isinstance(error, Unavailable) and self.gone.is_set():
+            if isinstance(error, Unavailable) and self._is_gone():
                 raise ShimClosed(f'shim at "{self.address.address}": {error}') from error
             raise
         except Exception as error:
@@ -115,6 +115,10 @@ class Shim:
             raise await self._from_grpc(error) from error
         self._version_works = True
         return answer
+
+    def _is_gone(self) -> bool:
+        # A connection that broke takes no calls from that moment on, and tells us a moment later.
+        return self.gone.is_set() or (isinstance(self._channel, Client) and not self._channel.is_open)
 
     def _lost(self) -> None:
         if self.gone.is_set():

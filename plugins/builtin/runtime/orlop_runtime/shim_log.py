@@ -45,6 +45,12 @@ def open_log_blocking(bundle: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
+def level_of(line: bytes) -> int:
+    """The level that a shim gave a line of its log, in terms of `logging`; that of information without any."""
+    level = _LEVEL.search(line)
+    return _LEVELS.get(level[1].lower(), logging.INFO) if level else logging.INFO
+
+
 class ShimLogs:
     """The logs that are being read, by bundle. All methods are for the event loop's thread."""
 
@@ -111,6 +117,4 @@ class _Reader:
     def _emit(self, line: bytes) -> None:
         if not line:
             return
-        level = _LEVEL.search(line)
-        number = _LEVELS.get(level[1].lower(), logging.INFO) if level else logging.INFO
-        log.log(number, "%s/%s: %s", self.bundle.parent.name, self.bundle.name, line.decode(errors="replace"))
+        log.log(level_of(line), "%s/%s: %s", self.bundle.parent.name, self.bundle.name, line.decode(errors="replace"))

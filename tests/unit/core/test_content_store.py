@@ -36,20 +36,20 @@ def directory(root: Path, ref: str) -> Path:
 
 
 async def test_layout(store: LocalContentStore, tmp_path: Path) -> None:
-    writer = await store.writer("the ref", total=5)
-    await writer.write(b"hel")
+    writer = await store.writer("the ref", total=7)
+    await writer.write(b"good")
     await writer.close()
     ingest = directory(tmp_path, "the ref")
     assert sorted(path.name for path in ingest.iterdir()) == ["data", "ref", "startedat", "total", "updatedat"]
     assert (ingest / "ref").read_text() == "the ref"
-    assert (ingest / "total").read_text() == "5"
-    assert (ingest / "data").read_bytes() == b"hel"
+    assert (ingest / "total").read_text() == "7"
+    assert (ingest / "data").read_bytes() == b"good"
     assert datetime.fromisoformat((ingest / "startedat").read_text()).tzinfo is not None
     writer = await store.writer("the ref")
-    await writer.write(b"lo")
+    await writer.write(b"bye")
     digest = await writer.commit()
     blob = tmp_path / "blobs/sha256" / digest.removeprefix("sha256:")
-    assert blob.read_bytes() == b"hello"
+    assert blob.read_bytes() == b"goodbye"
     assert blob.stat().st_mode & 0o777 == 0o444
     assert not ingest.exists()
 
@@ -60,15 +60,15 @@ async def test_an_ingest_that_containerd_left_is_resumed(tmp_path: Path) -> None
     (ingest / "ref").write_text("layer")
     (ingest / "startedat").write_text("2024-05-06T07:08:09.123456789Z")
     (ingest / "updatedat").write_text("2024-05-06T07:08:10.5Z")
-    (ingest / "data").write_bytes(b"hel")
+    (ingest / "data").write_bytes(b"good")
     store = await LocalContentStore.open(tmp_path)
     status = await store.status("layer")
-    assert (status.offset, status.total) == (3, 0)
+    assert (status.offset, status.total) == (4, 0)
     assert status.started_at == datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
     writer = await store.writer("layer")
-    assert writer.digest() == digests.of(b"hel")
-    await writer.write(b"lo")
-    assert await writer.commit() == digests.of(b"hello")
+    assert writer.digest() == digests.of(b"good")
+    await writer.write(b"bye")
+    assert await writer.commit() == digests.of(b"goodbye")
     await store.close()
 
 

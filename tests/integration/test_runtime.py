@@ -284,6 +284,7 @@ async def test_the_last_of_a_group_goes_while_another_comes(w: World) -> None:
 
 async def test_a_shim_that_is_killed(w: World) -> None:
     task = await w.run("c1", ["sleep", "98765"])
+    await w.events.wait("c1", "/tasks/start")
     waiting = asyncio.create_task(task.wait())
     await asyncio.sleep(0)
     (shim,) = w.shims()

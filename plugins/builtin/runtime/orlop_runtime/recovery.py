@@ -16,7 +16,7 @@ from typing import Final
 from orlop import context
 from orlop.errors import DeadlineExceeded, NotFound, OrlopError
 from orlop.interfaces.runtime import ShimAddress, ShimKeeper, ShimRequest
-from orlop_runtime.bundle import Bundle, Saved, leftovers, remove_leftover
+from orlop_runtime.bundle import Bundle, leftovers, remove_leftover
 from orlop_runtime.runtime import TaskRuntime
 from orlop_runtime.shim import Shim, ShimClosed
 from orlop_runtime.task import Keep
@@ -87,7 +87,7 @@ class _Restoring:
             await self._runtime.clean(keep)
             await self._runtime.discard(keep)
             return
-        await self._load(keep, saved, saved.address)
+        await self._load(keep, saved.address)
 
     def _keep(self, name: str) -> Keep:
         request = ShimRequest(self._bundle.id, self._bundle.namespace, name, self._bundle.path)
@@ -99,7 +99,7 @@ class _Restoring:
         except OrlopError:
             return ""
 
-    async def _load(self, keep: Keep, saved: Saved, address: ShimAddress) -> None:
+    async def _load(self, keep: Keep, address: ShimAddress) -> None:
         key = (self._bundle.namespace, self._bundle.id)
         try:
             async with asyncio.timeout(self._timeout):
@@ -114,7 +114,7 @@ class _Restoring:
             return
         except OrlopError as error:
             log.warning('task "%s": its shim is gone: %s', self._bundle.id, error)
-            await self._runtime.bury(keep)
+            await self._runtime.bury(keep, address)
             return
         if isinstance(keep.launcher, ShimKeeper):
             await keep.launcher.attach(keep.request)
@@ -134,7 +134,7 @@ class _Restoring:
             return
         except ShimClosed as error:
             log.warning('task "%s": its shim ended: %s', id, error)
-            await self._runtime.bury(keep)
+            await self._runtime.bury(keep, shim.address)
             return
         except DeadlineExceeded as error:
             log.warning('task "%s": its shim is slow to answer, and kept: %s', id, error)

@@ -35,7 +35,7 @@ from orlop.interfaces.runtime import (
 )
 from orlop.values import AnyMessage, Exit, now
 from orlop_runtime.bundle import Bundle
-from orlop_runtime.shim import Key, Shim, ShimClosed, Shims
+from orlop_runtime.shim import Key, Shim, ShimClosed, Shims, remove_dead_socket
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
 from orlop_sdk.api.runtime.task.v2 import shim_pb2 as pb
@@ -253,12 +253,13 @@ class TaskRuntime:
                 _ = self._spawn(self._bury(task))
 
     async def _bury(self, task: ShimTask) -> None:
-        task.finish(await self.bury(task.keep, task.pid))
+        task.finish(await self.bury(task.keep, task.shim.address, task.pid))
 
-    async def bury(self, keep: Keep, pid: int = 0) -> Exit:
+    async def bury(self, keep: Keep, address: ShimAddress, pid: int = 0) -> Exit:
         """Clean up after a dead shim, and publish the events that it cannot publish any more."""
         bundle = keep.bundle
         ended = await self.clean(keep) or Exit(_UNKNOWN_EXIT, now(), pid)
+        await self.pool.run(remove_dead_socket, address)
         with context.scope(namespace=bundle.namespace):
             exited_at = time_to_wire(ended.exited_at)
             await self._publish(

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -230,3 +232,20 @@ class Shims:
         if self._shims.get(shim.address.address) is shim:
             del self._shims[shim.address.address]
         self._lost(shim)
+
+
+def remove_dead_socket(address: ShimAddress) -> None:
+    """Remove the socket file of a shim that ended without doing so. Blocks.
+
+    One that somebody listens on stays: another shim of the same group may have taken the place.
+    """
+    path = Path(address.address.removeprefix("unix://"))
+    if not address.address.startswith("unix://") or not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("%s: not removed: %s", path, error)

@@ -198,7 +198,7 @@ class InitContext(Generic[C]):
     """What a factory gets: its config, its directories, and the plugins it required.
 
     ``properties`` are facts of the program that embeds the kernel (the daemon gives ``version``, ``revision``,
-    ``grpc.address`` and ``ttrpc.address``).
+    ``grpc.address``, ``ttrpc.address`` and ``config.path``, which is empty when there is no config file).
     """
 
     def __init__(

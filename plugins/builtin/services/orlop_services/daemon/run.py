@@ -53,7 +53,14 @@ def properties(config: Config) -> dict[str, str]:
     """The facts that plugins may ask for."""
     grpc = config.section(GRPC).get("address", DEFAULT_ADDRESS)
     ttrpc = config.section(TTRPC).get("address", f"{DEFAULT_ADDRESS}.ttrpc")
-    return {"version": version(), "revision": REVISION, "grpc.address": str(grpc), "ttrpc.address": str(ttrpc)}
+    return {
+        "version": version(),
+        "revision": REVISION,
+        "grpc.address": str(grpc),
+        "ttrpc.address": str(ttrpc),
+        # Programs that the daemon starts read it, too, so it must not depend on their directory.
+        "config.path": str(config.files[0].absolute()) if config.files else "",
+    }
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,21 +8,17 @@ import contextlib
 import fcntl
 import importlib.util
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from orlop import errors
 from orlop.blocking import Pool
 from orlop.errors import Internal, OrlopError, Unknown
-
-_log = logging.getLogger("orlop.images.worker")
 
 # Large blocks stay with the process, instead of going back to the kernel and being zeroed anew for each chunk.
 _MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 26)}
@@ -94,8 +90,7 @@ class Workers:
         self._pool = Pool(name, 2)
         self._idle = idle
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._pid = 0
+        self._host: Host | None = None
         self._closed = False
 
     async def start(self, request: Mapping[str, Any], *, source: int, output: int = -1) -> Job:
@@ -150,40 +145,55 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise errors.Unavailable("worker: the plugin was closed")
-            for fresh in (False, True):
-                control = self._start_host() if fresh or self._control is None else self._control
-                try:
-                    socket.send_fds(control, [b"job"], descriptors)
-                except (BrokenPipeError, ConnectionError):
-                    if fresh:
-                        raise
-                    self._end_host()  # it had been idle for long
-                else:
-                    return
+            if self._host is not None and self._host.send(descriptors):
+                return
+            self._end_host()  # it had been idle for long
+            self._host = Host(self._idle)
+            if not self._host.send(descriptors):
+                raise Internal("worker: its host does not start; its messages are in the daemon's log")
 
-    def _start_host(self) -> socket.socket:
-        self._end_host()
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        setup = json.dumps({"path": [path for path in sys.path if os.path.isabs(path)], "idle": self._idle})
+    def _end_host(self) -> None:
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
+
+
+class Host:
+    """The process that forks workers. Everything here blocks, for milliseconds."""
+
+    def __init__(self, idle: float) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        setup = json.dumps({"path": [path for path in sys.path if os.path.isabs(path)], "idle": idle})
         specification = importlib.util.find_spec("orlop_images.worker.__main__")
         assert specification is not None
         assert specification.origin is not None
-        program = Path(specification.origin)
+        arguments = [sys.executable, "-I", "-S", specification.origin, setup]
         with theirs:
-            arguments = [sys.executable, "-I", "-S", str(program), setup]
-            self._pid = spawn(arguments, {0: theirs.fileno(), _HOST_CONTROL: theirs.fileno()}, os.environ | _MALLOC)
-        self._control = mine
-        return mine
+            try:
+                pid = spawn(arguments, {0: theirs.fileno(), _HOST_CONTROL: theirs.fileno()}, os.environ | _MALLOC)
+            except OSError:
+                self._control.close()
+                raise
+        self._pidfd = os.pidfd_open(pid)
+        # It ends by itself when it was idle for long, and must not stay a zombie then.
+        self._collector = threading.Thread(target=os.waitpid, args=(pid, 0), name="worker-host", daemon=True)
+        self._collector.start()
 
-    def _end_host(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-            self._pid = 0
+    def send(self, descriptors: Sequence[int]) -> bool:
+        """Hand over a job. False when the process is gone."""
+        try:
+            socket.send_fds(self._control, [b"job"], descriptors)
+        except ConnectionError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End it, and with it every worker. Once only."""
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._collector.join()
+        os.close(self._pidfd)
 
 
 class Job:

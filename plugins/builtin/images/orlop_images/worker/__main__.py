@@ -10,6 +10,7 @@ and error and the socket for its report. The host ends when the daemon does, or 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     from orlop_images.worker import jobs
 
     jobs.preload()
+    # Jobs are short and make no cycles; without collections their memory stays shared with ours.
+    gc.disable()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the daemon learns from the report's socket
     control = socket.socket(fileno=_CONTROL)
     own = os.getpid()

@@ -217,6 +217,8 @@ class TaskRuntime:
             await self.shims.release(shim, key)
         # Shims complain when there is nothing to clean up, and often there is not.
         await self.clean(keep, level=logging.DEBUG)
+        if shim is not None:
+            await self.pool.run(remove_dead_socket, shim.address)
         await self.discard(keep)
 
     async def _abandon(self, making: asyncio.Task[ShimTask]) -> None:

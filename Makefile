@@ -25,7 +25,8 @@ check: .venv/.stamp ## formatting, lint, types, import contracts, spelling
 	@.ci/check $(sources)
 
 bench: .venv/.stamp ## measure against containerd and print both sides
-	@set -e; for program in $(wildcard tests/benchmarks/bench_*.py); do $(python) $$program $(ARGS); done
+	@set -e; for name in $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py))); do \
+		$(python) -m tests.benchmarks.$$name $(ARGS); done
 
 proto: .venv/.stamp ## generate the SDK's wire modules from its .proto files
 	@$(python) sdk/proto/generate.py

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import and unpack a large image of many files with ``ctr``, on overlayfs.
 
-    python tests/benchmarks/bench_image.py [--runs 3] [--files 27000] [--bytes 1300000000]
+    python -m tests.benchmarks.bench_image [--runs 3] [--files 27000] [--bytes 1300000000]
 
 Budget: 0.6x of containerd's time.
 """
@@ -14,9 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import large_image
-from sides import OURS, THEIRS, Figure, both, show
-
+from tests.benchmarks import large_image
+from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
 from tests.support.daemon import Daemon
 
 

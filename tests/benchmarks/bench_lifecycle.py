@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create, start, wait for and delete a container over the socket, the same client and OCI runtime on both sides.
 
-    python tests/benchmarks/bench_lifecycle.py [--runs 30] [--runtime runc|crun]
+    python -m tests.benchmarks.bench_lifecycle [--runs 30] [--runtime runc|crun]
 
 The container runs busybox ``true`` on a bind-mounted directory; the shim is Debian's on both sides.
 """
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sides import OURS, THEIRS, Figure, both, show
+from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
 
 from orlop_sdk.api.services.containers.v1 import containers_pb2
 from orlop_sdk.api.services.tasks.v1 import tasks_pb2
@@ -40,12 +40,8 @@ def rootfs() -> Path:
     return path
 
 
-async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -> dict[str, float]:
-    """One life, and how long its parts took (milliseconds)."""
-    metadata = [("containerd-namespace", namespace)]
-    channel = open_channel(address)
-    containers = Stub(channel, "containerd.services.containers.v1.Containers")
-    tasks = Stub(channel, "containerd.services.tasks.v1.Tasks")
+def record(id: str, namespace: str, runtime: str) -> containers_pb2.Container:
+    """A container record that runs ``true``."""
     spec = default_spec(id, namespace)
     spec["process"]["args"] = ["/bin/true"]
     container = containers_pb2.Container(id=id)
@@ -55,6 +51,16 @@ async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -
     container.runtime.options.value = options.SerializeToString()
     container.spec.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
     container.spec.value = json.dumps(spec).encode()
+    return container
+
+
+async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -> dict[str, float]:
+    """One life, and how long its parts took (milliseconds)."""
+    metadata = [("containerd-namespace", namespace)]
+    channel = open_channel(address)
+    containers = Stub(channel, "containerd.services.containers.v1.Containers")
+    tasks = Stub(channel, "containerd.services.tasks.v1.Tasks")
+    container = record(id, namespace, runtime)
     began = time.perf_counter()
     await containers.Create(containers_pb2.CreateContainerRequest(container=container), metadata=metadata)
     mount = mount_pb2.Mount(type="bind", source=str(root), options=["rbind", "rw"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes of metadata over the socket, by 1 and by 16 clients at once, the same Python client on both sides.
 
-    python tests/benchmarks/bench_metadata.py [--seconds 3] [--rounds 3]
+    python -m tests.benchmarks.bench_metadata [--seconds 3] [--rounds 3]
 
 A write creates a container record, a read gets one of 1,000. The client's own cost is in both figures.
 """
@@ -14,7 +14,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 
-from sides import OURS, THEIRS, Figure, both, show
+from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
 
 from orlop_sdk.api.services.containers.v1 import containers_pb2 as messages
 from orlop_sdk.client.connection import open_channel
@@ -55,7 +55,7 @@ async def rate(call: Callable[[], Awaitable[object]], clients: int, seconds: flo
 async def measure(addresses: dict[str, str], seconds: float, rounds: int) -> list[Figure]:
     """All figures."""
     figures: dict[tuple[str, str], list[float]] = {}
-    for side, address in addresses.items():
+    for address in addresses.values():
         stub = Stub(open_channel(address), SERVICE)
         for number in range(RECORDS):
             await stub.Create(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long each daemon takes from exec until it answers, and how much memory it holds then.
 
-    python tests/benchmarks/bench_start.py [--runs 5]
+    python -m tests.benchmarks.bench_start [--runs 5]
 
 Budget of Orlop alone: ready within 0.7 s, at most 80 MB resident when idle.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-from sides import OURS, THEIRS, Figure, both, show
-
+from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
 from tests.support.daemon import Daemon
 
 READY_SECONDS = 0.7
@@ -31,7 +31,7 @@ def answers(address: Path, timeout: float) -> None:
                 break
         time.sleep(0.002)
     with grpc.insecure_channel(f"unix:{address}") as channel:
-        call = channel.unary_unary("/containerd.services.version.v1.Version/Version")
+        call: Callable[..., bytes] = channel.unary_unary("/containerd.services.version.v1.Version/Version")
         call(b"", timeout=timeout, wait_for_ready=True)
 
 

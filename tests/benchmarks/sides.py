@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
 
 OURS = "orlop"
@@ -50,14 +48,14 @@ class Figure:
 
 
 @contextlib.contextmanager
-def both(**options: str) -> Iterator[Mapping[str, Daemon]]:
+def both(*, top: str = "", tables: str = "") -> Iterator[Mapping[str, Daemon]]:
     """Both daemons, each below a short directory of its own that is gone afterwards."""
     with contextlib.ExitStack() as stack:
         daemons = {}
         for name, program in ((OURS, ORLOPD), (THEIRS, CONTAINERD)):
             base = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
             stack.callback(shutil.rmtree, base, ignore_errors=True)
-            daemons[name] = stack.enter_context(Daemon(base, program, **options))
+            daemons[name] = stack.enter_context(Daemon(base, program, top=top, tables=tables))
         yield daemons
 
 

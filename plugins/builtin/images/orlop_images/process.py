@@ -209,12 +209,11 @@ class Job:
         """Wait until the worker has begun; False when its host ended before that."""
         await readable(self._report.fileno())
         try:
-            greeting, descriptors, _, _ = socket.recv_fds(self._report, 1, 1)
+            greeting, descriptors, _, _ = socket.recv_fds(self._report, 1, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             return False
         if descriptors:
             self._pidfd = descriptors[0]
-            os.set_inheritable(self._pidfd, False)
         return bool(greeting and descriptors)
 
     async def result(self) -> dict[str, Any]:

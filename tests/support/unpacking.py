@@ -19,6 +19,7 @@ from tests.support.image import digest, entry
 
 from orlop import context
 from orlop.interfaces.content import ContentStore
+from orlop.interfaces.snapshotter import Snapshotter
 from orlop.interfaces.stream import StreamProcessor
 from orlop.values import Descriptor, Mount
 from orlop_core.content.local import LocalContentStore
@@ -28,6 +29,7 @@ from orlop_images import media
 from orlop_images.process import Workers
 from orlop_images.streams import Decompressor
 from orlop_images.walking import Parts, WalkingConfig, WalkingDiffer
+from orlop_snapshots.native import NativeSnapshotter
 from orlop_snapshots.overlayfs import OverlaySnapshotter, default_options
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -76,10 +78,10 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 @dataclass
 class Bench:
-    """A content store, snapshots on overlayfs, and a differ between them."""
+    """A content store, snapshots (on overlayfs, or copies), and a differ between them."""
 
     content: ContentStore
-    snapshots: OverlaySnapshotter
+    snapshots: Snapshotter
     differ: WalkingDiffer
 
     async def add(self, blob: bytes, media_type: str = media.OCI_GZIP) -> Descriptor:
@@ -114,7 +116,11 @@ def processors(workers: Workers) -> dict[str, StreamProcessor]:
 
 @asynccontextmanager
 async def bench(
-    base: Path, extra: Mapping[str, StreamProcessor] | None = None, config: WalkingConfig | None = None
+    base: Path,
+    extra: Mapping[str, StreamProcessor] | None = None,
+    config: WalkingConfig | None = None,
+    *,
+    native: bool = False,
 ) -> AsyncIterator[Bench]:
     """Everything in *base*, and stopped afterwards."""
     local = await LocalContentStore.open(base / "content")
@@ -122,7 +128,11 @@ async def bench(
         base / "meta.sqlite", content=local, snapshotters={}, events=Exchange(), sync=False
     )
     content = metadata.content
-    snapshots = OverlaySnapshotter(base / "snapshots", options=default_options(), sync_remove=True)
+    snapshots: Snapshotter
+    if native:
+        snapshots = NativeSnapshotter(base / "snapshots", sync_remove=True)
+    else:
+        snapshots = OverlaySnapshotter(base / "snapshots", options=default_options(), sync_remove=True)
     workers = Workers("test-streams")
     everything = processors(workers) | dict(extra or {})
     state = base / "state"

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from orlop.errors import AlreadyExists
 from orlop.values import Descriptor, Image, Labels
@@ -31,10 +31,10 @@ from orlop_sdk.client.pull import PullOptions, pull
 from orlop_sdk.client.push import PushOptions, push
 from orlop_sdk.client.services import Services
 from orlop_sdk.client.unpack import Unpacker, UnpackOptions
-from orlop_sdk.registry.credentials import docker_config
-from orlop_sdk.registry.hosts import DirectoryHosts
 from orlop_sdk.registry.interface import Resolver
-from orlop_sdk.registry.resolver import RegistryResolver
+
+if TYPE_CHECKING:
+    from orlop_sdk.registry.resolver import RegistryResolver
 
 DEFAULT_SNAPSHOTTER: Final = "overlayfs"
 HOSTS_DIRECTORIES: Final = (Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d"))
@@ -53,6 +53,9 @@ class PullMore(TypedDict, total=False):
 
 def default_resolver() -> RegistryResolver:
     """Registries as this host is configured: ``certs.d`` of containerd and Docker, and ``docker login``."""
+    # An HTTP client takes a while to import, and most programs that use a client never talk to a registry.
+    from orlop_sdk.registry import DirectoryHosts, RegistryResolver, docker_config
+
     return RegistryResolver(hosts=DirectoryHosts(HOSTS_DIRECTORIES), credentials=docker_config())
 
 

@@ -19,11 +19,14 @@
 =================================  =====================================================================================
 """
 
-from orlop_sdk.registry.credentials import Credential, Credentials, docker_config, fixed
-from orlop_sdk.registry.hosts import Capability, DirectoryHosts, Hosts, PlainHosts, RegistryHost, Tls
-from orlop_sdk.registry.interface import Fetcher, Pusher, Resolved, Resolver
-from orlop_sdk.registry.reference import Reference, familiar, normalise
-from orlop_sdk.registry.resolver import RegistryResolver
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from orlop_sdk.registry.credentials import Credential, Credentials, docker_config, fixed
+    from orlop_sdk.registry.hosts import Capability, DirectoryHosts, Hosts, PlainHosts, RegistryHost, Tls
+    from orlop_sdk.registry.interface import Fetcher, Pusher, Resolved, Resolver
+    from orlop_sdk.registry.reference import Reference, familiar, normalise
+    from orlop_sdk.registry.resolver import RegistryResolver
 
 __all__ = [
     "Capability",
@@ -45,3 +48,33 @@ __all__ = [
     "fixed",
     "normalise",
 ]
+
+_MODULES: Final = {
+    "Capability": "hosts",
+    "Credential": "credentials",
+    "Credentials": "credentials",
+    "DirectoryHosts": "hosts",
+    "Fetcher": "interface",
+    "Hosts": "hosts",
+    "PlainHosts": "hosts",
+    "Pusher": "interface",
+    "Reference": "reference",
+    "RegistryHost": "hosts",
+    "RegistryResolver": "resolver",
+    "Resolved": "interface",
+    "Resolver": "interface",
+    "Tls": "hosts",
+    "docker_config": "credentials",
+    "familiar": "reference",
+    "fixed": "credentials",
+    "normalise": "reference",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: who only wants to read a reference must not wait for an HTTP client."""
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

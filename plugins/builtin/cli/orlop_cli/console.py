@@ -10,16 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from orlop.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from orlop_cli.progress import Progress
     from orlop_sdk.client import Client
 
 T = TypeVar("T")
+
+
+class Usage(InvalidArgument):
+    """The command line makes no sense: exit status 2, as for what argparse finds."""
 
 
 class Console:
@@ -46,8 +52,17 @@ class Console:
 
         return Progress(enabled=self.format != "json")
 
-    def table(self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], quiet: str = "") -> None:
-        """Print rows. JSON prints all their keys; a table these columns; *quiet* names the one column to print."""
+    def table(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        columns: Sequence[str],
+        quiet: str = "",
+        show: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
+        """Print rows. JSON prints all their keys; a table these columns; *quiet* names the one column to print.
+
+        *show* makes what a table shows of what a row holds.
+        """
         rows = list(rows)
         if quiet:
             for row in rows:
@@ -55,7 +70,7 @@ class Console:
         elif self.format == "json":
             self.json(rows)
         else:
-            _print_table([[_cell(row.get(column)) for column in columns] for row in rows], columns)
+            _print_table([[_cell(shown.get(column)) for column in columns] for shown in map(show, rows)], columns)
 
     def json(self, value: Any) -> None:
         """Print any value, dataclasses and times included, as JSON."""

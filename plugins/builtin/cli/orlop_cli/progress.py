@@ -80,6 +80,6 @@ class Progress:
 
 
 def _short(name: str) -> str:
-    """A digest as people recognise it; anything else as it is."""
+    """A digest as people recognise it; anything else as it is. What has no name is the archive as a whole."""
     algorithm, _, hexadecimal = name.partition(":")
-    return f"{algorithm}:{hexadecimal[:12]}" if len(hexadecimal) >= 32 and "/" not in hexadecimal else name
+    return f"{algorithm}:{hexadecimal[:12]}" if len(hexadecimal) >= 32 and "/" not in hexadecimal else name or "archive"

@@ -48,7 +48,10 @@ def _default(file: Path | None, console: Console) -> int:
 def _dump(file: Path | None, console: Console) -> int:
     config = load(file)
     config.raise_faults()
-    print(dump.effective(config.document), end="")
+    if console.format == "json":
+        console.json(config.document.data)
+    else:
+        print(dump.effective(config.document), end="")
     return 0
 
 

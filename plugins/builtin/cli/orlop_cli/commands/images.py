@@ -6,19 +6,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orlop.errors import NotFound, OrlopError
+from orlop.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
 from orlop.values import Image
 from orlop_cli.console import Console, size
-from orlop_sdk.client import Client
-from orlop_sdk.registry.credentials import Credential, docker_config, fixed
-from orlop_sdk.registry.hosts import DirectoryHosts
+from orlop_sdk.client.client import Client
 from orlop_sdk.registry.reference import Reference, familiar, normalise
-from orlop_sdk.registry.resolver import RegistryResolver
+
+if TYPE_CHECKING:
+    from orlop_sdk.registry.resolver import RegistryResolver
 
 
 def _registry_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,9 @@ def _registry_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _resolver(arguments: argparse.Namespace) -> RegistryResolver:
+    # The HTTP client takes a while to import, which subcommands that stay here need not wait for.
+    from orlop_sdk.registry import Credential, DirectoryHosts, RegistryResolver, docker_config, fixed
+
     folders = arguments.hosts_dir or [Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d")]
     credentials = docker_config()
     if arguments.user:
@@ -139,7 +143,7 @@ class ImagesCommand:
     def run(self, arguments: argparse.Namespace, console: Console) -> int:
         rows = console.run(self._rows(arguments, console))
         columns = ("image", "digest", "size", "platforms", "created")
-        console.table(rows, columns, "name" if arguments.quiet else "")
+        console.table(rows, columns, "name" if arguments.quiet else "", _shown)
         return 0
 
     async def _rows(self, arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
@@ -152,11 +156,12 @@ class ImagesCommand:
         row: dict[str, Any] = {
             "name": image.name,
             "image": familiar(image.name),
-            "digest": image.target.digest.partition(":")[2][:12],
+            "digest": image.target.digest,
             "target": image.target,
             "created": image.created_at,
             "labels": dict(image.labels),
-            "size": "incomplete",
+            "size": None,
+            "complete": False,
             "platforms": (),
         }
         try:
@@ -164,9 +169,15 @@ class ImagesCommand:
             manifest = await client.manifest(image.name)
         except OrlopError:  # not all of it is here, or nothing for this host: the row says so
             return row
-        row["size"] = size(status.size) if status.complete else f"{size(status.size)} (incomplete)"
+        row |= {"size": status.size, "complete": status.complete}
         row["platforms"] = (str(manifest.platform),) if manifest.platform else ()
         return row
+
+
+def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    amount = "" if row["size"] is None else size(row["size"])
+    note = "" if row["complete"] else "(incomplete)"
+    return {**row, "digest": row["digest"].partition(":")[2][:12], "size": f"{amount} {note}".strip()}
 
 
 class RemoveImageCommand:
@@ -213,7 +224,10 @@ class TagCommand:
         async with console.client() as client:
             image = await find(client, arguments.image)
             for name in arguments.names:
-                await client.tag(image.name, normalise(name), force=arguments.force)
+                try:
+                    await client.tag(image.name, normalise(name), force=arguments.force)
+                except AlreadyExists as error:
+                    raise AlreadyExists(f"{error}; --force takes the name from it") from error
 
 
 class ImportCommand:
@@ -237,6 +251,8 @@ class ImportCommand:
 
     async def _import(self, arguments: argparse.Namespace, console: Console) -> list[Image]:
         source = sys.stdin.buffer if arguments.archive == "-" else Path(arguments.archive)
+        if source is sys.stdin.buffer and sys.stdin.isatty():
+            raise FailedPrecondition("import: standard input is a terminal; send an archive there, or name a file")
         if isinstance(source, Path) and not source.exists():
             raise NotFound(f'archive "{source}": no such file')
         async with console.client() as client:
@@ -263,6 +279,8 @@ class ExportCommand:
 
     async def _export(self, arguments: argparse.Namespace, console: Console) -> None:
         target = sys.stdout.buffer if arguments.archive == "-" else Path(arguments.archive)
+        if target is sys.stdout.buffer and sys.stdout.isatty():
+            raise FailedPrecondition("export: standard output is a terminal; redirect it, or name a file")
         async with console.client() as client:
             names = [(await find(client, name)).name for name in arguments.images]
             with console.progress() as progress:

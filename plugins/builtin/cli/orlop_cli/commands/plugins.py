@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
-from orlop.errors import NotFound
+from orlop.discovery import discover
+from orlop.errors import FailedPrecondition, NotFound, OrlopError
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
 from orlop_cli.console import Console
+from orlop_sdk.client.client import Client
 from orlop_sdk.client.introspection import Plugin
 
 
@@ -33,9 +36,9 @@ class PluginsCommand:
         if arguments.action == "ls":
             _list(console.run(_fetch(console, arguments.filters)), console)
         elif arguments.action == "tree":
-            _tree(console.run(_fetch(console)), arguments.uri)
+            _tree(console.run(_fetch(console)), arguments.uri, console)
         else:
-            _why(console.run(_fetch(console)), arguments.uri, console)
+            console.run(_explain(console, arguments.uri))
         return 0
 
 
@@ -73,9 +76,7 @@ def _named(plugins: list[Plugin], name: str) -> Plugin:
         return found[0]
     if found:
         raise NotFound(f'plugin "{name}": several have this id; say which: {", ".join(each.uri for each in found)}')
-    raise NotFound(
-        f'plugin "{name}": the daemon has none; orlop plugins ls lists them, disabled ones are not among them'
-    )
+    raise NotFound(f'plugin "{name}": the daemon has none; orlop plugins ls lists those it has')
 
 
 def _needs(plugin: Plugin, plugins: list[Plugin]) -> list[Plugin]:
@@ -86,7 +87,11 @@ def _needs(plugin: Plugin, plugins: list[Plugin]) -> list[Plugin]:
     ]
 
 
-def _tree(plugins: list[Plugin], name: str | None) -> None:
+def _tree(plugins: list[Plugin], name: str | None, console: Console) -> None:
+    if console.format == "json":
+        chosen = plugins if name is None else [_named(plugins, name)]
+        console.json([_row(plugin) | {"needs": [each.uri for each in _needs(plugin, plugins)]} for plugin in chosen])
+        return
     if name is not None:
         roots = [_named(plugins, name)]
     else:
@@ -109,8 +114,47 @@ def _branch(plugin: Plugin, plugins: list[Plugin], indent: str, shown: set[str])
             _branch(other, plugins, indent + "  ", shown)
 
 
-def _why(plugins: list[Plugin], name: str, console: Console) -> None:
-    plugin = _named(plugins, name)
+async def _explain(console: Console, name: str) -> None:
+    async with console.client() as client:
+        plugins = await client.introspection.plugins()
+        if any(name in (plugin.uri, plugin.id) for plugin in plugins):
+            _why(plugins, _named(plugins, name), console)
+            return
+        for type, id in _guesses(name):
+            if reason := await _refusal(client, type, id):
+                _why_not(type, id, reason, console)
+                return
+    _named(plugins, name)  # raises
+
+
+def _guesses(name: str) -> list[tuple[str, str]]:
+    """Types and ids that a plugin may have which no listing shows: as it is named, or as installed here."""
+    match = re.fullmatch(r"(.+\.v[0-9]+)\.(.+)", name)
+    installed = [(each.type, each.id) for each in discover().candidates.values() if each.id == name]
+    return [(match[1], match[2])] if match else installed
+
+
+async def _refusal(client: Client, type: str, id: str) -> str:
+    """Why the daemon has nothing to tell about a plugin; empty if it does not know it either."""
+    try:
+        await client.introspection.plugin_info(type, id)
+    except FailedPrecondition as error:
+        return str(error)
+    except OrlopError:  # not there, or a daemon that cannot be asked
+        return ""
+    return ""
+
+
+def _why_not(type: str, id: str, reason: str, console: Console) -> None:
+    # The daemon says: plugin "<uri>": <state>: <reason>
+    state, _, rest = reason.removeprefix(f'plugin "{type}.{id}": ').partition(": ")
+    if console.format == "json":
+        console.json({"type": type, "id": id, "state": state, "reason": rest})
+    else:
+        print(f"{type}.{id} is {state}\n  because: {rest}")
+
+
+def _why(plugins: list[Plugin], plugin: Plugin, console: Console) -> None:
     if console.format == "json":
         console.json(_row(plugin))
         return

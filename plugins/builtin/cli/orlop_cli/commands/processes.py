@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subcommands that run a process and stay with it: ``run`` and ``exec``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
+from orlop.interfaces.introspection import CommandPlugin, command
+from orlop.plugin import InitContext
+from orlop.values import Image, Mount, TaskStatus
+from orlop_cli.commands.containers import EXIT_LABEL, LOG_LABEL, LOGS, not_running
+from orlop_cli.commands.images import find
+from orlop_cli.console import Console, Usage
+from orlop_sdk import oci
+from orlop_sdk.client.client import Client
+from orlop_sdk.client.container import Container, ContainerSettings, Process, Task
+from orlop_sdk.client.stdio import Streams, inherit, log, terminal
+from orlop_sdk.registry.reference import normalise
+
+_SIZES: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+#: With a terminal the container's own one makes signals of keys, so that these come from elsewhere or not at all.
+_WITH_TERMINAL: Final = (signal.SIGTERM, signal.SIGHUP)
+_WITHOUT: Final = (*_WITH_TERMINAL, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class RunCommand:
+    """``run``."""
+
+    @property
+    def summary(self) -> str:
+        return "run a command in a new container"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("-d", "--detach", action="store_true", help="do not wait for it; orlop logs shows what it writes")
+        add("-t", "--tty", action="store_true", help="give it a terminal: this one")
+        add("-i", "--interactive", action="store_true", help="pass standard input on")
+        add("--rm", action="store_true", help="remove the container when it has ended")
+        add("--name", default="", help="the container's id; made up if not given")
+        add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="without a value, this shell's")
+        add("-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]", help="bind mount")
+        add("-u", "--user", help="NAME or UID, with :GROUP if need be")
+        add("-w", "--workdir", help="directory to start in")
+        add("-l", "--label", action="append", default=[], metavar="NAME=VALUE")
+        add("-m", "--memory", metavar="SIZE", help="limit, such as 512m")
+        add("--cpus", type=float, help="limit, such as 1.5")
+        add("--hostname")
+        add("--read-only", action="store_true", help="make the root file system read-only")
+        add("--network", "--net", choices=("none", "host"), default="none", help="share the host's, or have none")
+        add("--net-host", dest="network", action="store_const", const="host", help="the same as --network host")
+        add("--privileged", action="store_true", help="allow nearly everything that root may do on the host")
+        add("--device", action="append", default=[], metavar="PATH")
+        add("--cap-add", action="append", default=[], metavar="CAPABILITY")
+        add("--cap-drop", action="append", default=[], metavar="CAPABILITY")
+        add("--log-uri", help="where output goes: file:///path, binary:///path, or a log driver's; with --detach")
+        add("--runtime", default="", help="such as io.containerd.runc.v2, or the path of a shim")
+        add("--snapshotter", default="")
+        add("--pull", choices=("missing", "always", "never"), default="missing", help="when to fetch the image")
+        add("image")
+        add("args", nargs=argparse.REMAINDER, metavar="COMMAND ...").required = False
+
+    def run(self, arguments: argparse.Namespace, console: Console) -> int:
+        if arguments.detach and (arguments.tty or arguments.interactive):
+            raise Usage("run: --detach does not go with --tty or --interactive; leave one out")
+        if arguments.detach and arguments.rm:
+            raise Usage("run: --detach does not go with --rm: nobody would be there to remove it; leave one out")
+        if arguments.log_uri and not arguments.detach:
+            raise Usage("run: --log-uri goes with --detach; add it")
+        return console.run(_run(arguments, console))
+
+
+async def _run(arguments: argparse.Namespace, console: Console) -> int:
+    options = _spec_options(arguments)
+    streams = None if arguments.detach else _streams(arguments)
+    name = arguments.name or f"{re.split('[:@]', Path(arguments.image).name)[0]}-{uuid.uuid4().hex[:8]}"
+    async with console.client() as client:
+        image = await _image(client, arguments, console)
+        uri = arguments.log_uri or f"file://{LOGS}/{client.namespace}/{name}.log"
+        settings = ContainerSettings(
+            runtime=arguments.runtime,
+            snapshotter=arguments.snapshotter,
+            labels=_pairs(arguments.label, "label") | ({LOG_LABEL: uri} if arguments.detach else {}),
+        )
+        try:
+            container = await client.create_container(
+                name, image.name, *options, args=arguments.args, settings=settings
+            )
+        except AlreadyExists as error:
+            raise AlreadyExists(
+                f'container "{name}": there is one; orlop rm {name} removes it, or choose another --name'
+            ) from error
+        task = await _started(container, streams or log(uri))
+        if arguments.detach:
+            console.result(name, {"id": name, "pid": task.pid, "log": uri})
+            return 0
+        async with AsyncExitStack() as stack:
+            if arguments.rm:
+                stack.push_async_exit(container)
+            status = await _attended(task, _WITH_TERMINAL if arguments.tty else _WITHOUT)
+            if not arguments.rm:
+                await container.set_labels({EXIT_LABEL: str(status)})
+            return status
+
+
+async def _image(client: Client, arguments: argparse.Namespace, console: Console) -> Image:
+    """The image to run, fetched if it has to be."""
+    if arguments.pull != "always":
+        try:
+            return await find(client, arguments.image)
+        except NotFound:
+            if arguments.pull == "never":
+                raise
+            console.remark(f'image "{arguments.image}": not here, fetching it')
+    with console.progress() as progress:
+        return await client.pull(
+            normalise(arguments.image), snapshotter=arguments.snapshotter or None, progress=progress.show
+        )
+
+
+async def _started(container: Container, streams: Streams) -> Task:
+    """Create and start the task; when that fails the container is removed again."""
+    try:
+        task = await container.create_task(streams)
+        try:
+            await task.start()
+        except BaseException:
+            await task.delete(kill=True)
+            raise
+    except BaseException:
+        await container.delete()
+        raise
+    return task
+
+
+async def _attended(process: Process, passed_on: Sequence[signal.Signals]) -> int:
+    """Wait for a process, passing signals of this one on, and return its status."""
+    loop = asyncio.get_running_loop()
+    jobs: set[asyncio.Task[None]] = set()
+
+    async def send(number: int) -> None:
+        try:
+            await process.kill(number)
+        except (NotFound, FailedPrecondition):
+            return  # it has ended meanwhile, which is what was wanted
+
+    def arrived(number: int) -> None:
+        job = loop.create_task(send(number))
+        jobs.add(job)
+        job.add_done_callback(jobs.discard)
+
+    for number in passed_on:
+        loop.add_signal_handler(number, arrived, number)
+    try:
+        await process.wait()
+        return int((await process.delete()).status)
+    except BaseException:
+        # Whatever happened to the daemon or to us, the terminal must be as it was before.
+        await process.streams.close()
+        raise
+    finally:
+        for number in passed_on:
+            loop.remove_signal_handler(number)
+
+
+def _streams(arguments: argparse.Namespace) -> Streams:
+    if arguments.tty and not os.isatty(0):
+        raise FailedPrecondition("--tty: standard input is no terminal; leave --tty out, or call from a terminal")
+    return terminal() if arguments.tty else inherit(stdin=arguments.interactive)
+
+
+def _spec_options(arguments: argparse.Namespace) -> list[oci.Option]:
+    wanted: list[tuple[Any, oci.Option | None]] = [
+        (arguments.privileged, oci.with_privileged()),
+        (arguments.tty, oci.with_tty()),
+        (arguments.env, oci.with_env(_environment(arguments.env))),
+        (arguments.volume, oci.with_mounts(*map(_volume, arguments.volume))),
+        (arguments.user, oci.with_user(arguments.user or "")),
+        (arguments.workdir, oci.with_cwd(arguments.workdir or "/")),
+        (arguments.hostname, oci.with_hostname(arguments.hostname or "")),
+        (arguments.read_only, oci.with_read_only_rootfs()),
+        (arguments.network == "host", oci.with_host_network()),
+        (arguments.device, oci.with_devices(*arguments.device) if arguments.device else None),
+        (
+            arguments.cap_add or arguments.cap_drop,
+            oci.with_capabilities(add=arguments.cap_add, drop=arguments.cap_drop),
+        ),
+        (arguments.memory, oci.with_memory_limit(_bytes(arguments.memory)) if arguments.memory else None),
+        (arguments.cpus, oci.with_cpus(arguments.cpus) if arguments.cpus else None),
+    ]
+    return [option for given, option in wanted if given and option is not None]
+
+
+def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
+    pairs = dict(word.partition("=")[::2] for word in words)
+    if "" in pairs:
+        raise Usage(f"--{what}: empty name; write NAME=VALUE")
+    return pairs
+
+
+def _environment(words: Sequence[str]) -> dict[str, str]:
+    """Variables with values; a name alone takes this process's, and is left out where there is none."""
+    _pairs(words, "env")
+    here = [f"{word}={os.environ[word]}" for word in words if "=" not in word and word in os.environ]
+    return _pairs([*here, *(word for word in words if "=" in word)], "env")
+
+
+def _volume(text: str) -> Mount:
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if source.startswith("."):
+        source = os.path.abspath(source)
+    if not source.startswith("/") or not target.startswith("/") or mode not in ("", "ro", "rw"):
+        raise Usage(f'--volume "{text}": write /host/path:/container/path, with :ro to make it read-only')
+    if not Path(source).exists():
+        raise NotFound(f'--volume "{text}": {source} does not exist on this host; create it first')
+    return Mount("bind", source, target, ("rbind", mode or "rw"))
+
+
+def _bytes(text: str) -> int:
+    number, unit = text.rstrip("bkmgtBKMGT"), text.lower()[len(text.rstrip("bkmgtBKMGT")) :]
+    if unit not in _SIZES or not number.isdigit():
+        raise Usage(f'--memory "{text}": write a number with k, m or g, such as 512m')
+    return int(number) * _SIZES[unit]
+
+
+class ExecCommand:
+    """``exec``."""
+
+    @property
+    def summary(self) -> str:
+        return "run another command in a running container"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal: this one")
+        parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+        parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]")
+        parser.add_argument("-w", "--workdir", help="directory to start in")
+        parser.add_argument("container")
+        parser.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND ...").required = False
+
+    def run(self, arguments: argparse.Namespace, console: Console) -> int:
+        if not arguments.args:
+            raise Usage("exec: no command; write orlop exec CONTAINER COMMAND ...")
+        return console.run(self._exec(arguments, console))
+
+    async def _exec(self, arguments: argparse.Namespace, console: Console) -> int:
+        async with console.client() as client:
+            container = await client.container(arguments.container)
+            description = container.process_of(*arguments.args)
+            description["terminal"] = arguments.tty
+            if arguments.workdir:
+                description["cwd"] = arguments.workdir
+            changed = _environment(arguments.env)
+            kept = [each for each in description.get("env", []) if each.partition("=")[0] not in changed]
+            description["env"] = kept + [f"{name}={value}" for name, value in changed.items()]
+            streams = _streams(arguments)
+            process = await (await _running(container)).exec(f"exec-{uuid.uuid4().hex[:12]}", description, streams)
+            try:
+                await process.start()
+            except BaseException:
+                await process.delete()
+                raise
+            return await _attended(process, _WITH_TERMINAL if arguments.tty else _WITHOUT)
+
+
+async def _running(container: Container) -> Task:
+    try:
+        task = await container.task()
+        if (await task.state()).status is TaskStatus.RUNNING:
+            return task
+    except NotFound as error:
+        raise not_running(container.id) from error
+    raise not_running(container.id)
+
+
+@command("run")
+async def run(ctx: InitContext[Any]) -> CommandPlugin:
+    """Register ``orlop run``."""
+    return RunCommand()
+
+
+@command("exec")
+async def exec_(ctx: InitContext[Any]) -> CommandPlugin:
+    """Register ``orlop exec``."""
+    return ExecCommand()

@@ -14,6 +14,15 @@ from tests.support.place import short_directory
 from tests.support.registry import Registry
 
 
+# Garbage is collected when a scenario asks for it: how soon it happens otherwise depends on each daemon's speed.
+COLLECTION = """\
+[plugins."io.containerd.gc.v1.scheduler"]
+pause_threshold = 0.00001
+mutation_threshold = 1000000
+startup_delay = "1h"
+"""
+
+
 @pytest.fixture(scope="session")
 def directory() -> Iterator[Path]:
     """A short directory for the whole session."""
@@ -42,5 +51,8 @@ def pair(directory: Path, registry: Registry) -> Iterator[Pair]:
     data["noise"].write_bytes(noise(1, 3_000_000))
     for name in "co":
         (directory / name).mkdir()
-    with Daemon(directory / "c", CONTAINERD) as standard, Daemon(directory / "o", SUBJECT) as subject:
+    with (
+        Daemon(directory / "c", CONTAINERD, tables=COLLECTION) as standard,
+        Daemon(directory / "o", SUBJECT, tables=COLLECTION) as subject,
+    ):
         yield Pair(standard, subject, directory, data)

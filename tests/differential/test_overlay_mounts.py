@@ -17,6 +17,10 @@ from orlop_proxy.remote import ProxySnapshotter
 from orlop_snapshots.overlayfs import OverlaySnapshotter, default_options
 
 
+HELD = {"containerd.io/gc.root": "held"}
+"""Nothing refers to these snapshots, so garbage collection could come between."""
+
+
 @pytest.fixture
 def containerd() -> Iterator[Daemon]:
     with short_directory() as base, Daemon(base, CONTAINERD) as daemon:
@@ -25,14 +29,14 @@ def containerd() -> Iterator[Daemon]:
 
 async def mounts(snapshotter: Snapshotter, root: Path) -> dict[str, list[Mount]]:
     """The mounts of every kind of snapshot, with paths relative to the root and the order of options left out."""
-    found = {"no parent": await snapshotter.prepare("0")}
-    found["view of nothing"] = await snapshotter.view("v0")
-    await snapshotter.commit("layer 0", "0")
-    found["view of one layer"] = await snapshotter.view("v1", "layer 0")
-    found["one parent"] = await snapshotter.prepare("1", "layer 0")
-    await snapshotter.commit("layer 1", "1")
-    found["two parents"] = await snapshotter.prepare("2", "layer 1")
-    found["view of two layers"] = await snapshotter.view("v2", "layer 1")
+    found = {"no parent": await snapshotter.prepare("0", labels=HELD)}
+    found["view of nothing"] = await snapshotter.view("v0", labels=HELD)
+    await snapshotter.commit("layer 0", "0", labels=HELD)
+    found["view of one layer"] = await snapshotter.view("v1", "layer 0", labels=HELD)
+    found["one parent"] = await snapshotter.prepare("1", "layer 0", labels=HELD)
+    await snapshotter.commit("layer 1", "1", labels=HELD)
+    found["two parents"] = await snapshotter.prepare("2", "layer 1", labels=HELD)
+    found["view of two layers"] = await snapshotter.view("v2", "layer 1", labels=HELD)
 
     def relative(text: str) -> str:
         return text.replace(str(root), "ROOT")

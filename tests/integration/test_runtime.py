@@ -20,8 +20,10 @@ from tests.support.runtime import PATIENCE, RUNC, Output, World, cgroup_files, p
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.interfaces.runtime import TaskRequest
 from orlop.values import AnyMessage, Mount, Stdio, TaskStatus
+from orlop_runtime.bundle import Bundle
 from orlop_sdk.api.types.introspection_pb2 import RuntimeInfo, RuntimeRequest
 from orlop_sdk.api.types.runc.options.oci_pb2 import Options
+from orlop_sdk.linux.mount import mount_all
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("containerd-shim-runc-v2", "runc", "busybox"))),
@@ -79,8 +81,6 @@ async def test_the_bundle_belongs_to_a_remapped_root(w: World) -> None:
 
 
 def _stat_while_created(w: World, request: TaskRequest) -> tuple[int, int]:
-    from orlop_runtime.bundle import Bundle
-
     bundle = Bundle.at(w.base / "state", w.base / "root", w.namespace, "c1")
     bundle.create(request.spec.value)
     found = bundle.path.stat()
@@ -312,6 +312,21 @@ async def test_a_killed_shim_takes_its_whole_group(w: World) -> None:
         await w.events.wait(id, "/tasks/delete")
     assert pids_of("98764") == []
     assert await w.settled() == []
+
+
+async def test_removing_a_bundle_never_touches_what_is_mounted_there(w: World) -> None:
+    bundle = Bundle.at(w.base / "state", w.base / "root", w.namespace, "c1")
+    bundle.create(b"{}")
+    precious = w.base / "precious"
+    (precious / "inner").mkdir(parents=True)
+    (precious / "data").write_text("keep me")
+    mount_all([Mount("bind", str(precious), options=("rbind", "rw"))], bundle.path / "rootfs")
+    mount_all([Mount("bind", str(precious), options=("rbind", "rw"))], bundle.path / "rootfs" / "inner")
+    (bundle.path / "other").mkdir()
+    mount_all([Mount("bind", str(precious), options=("rbind", "rw"))], bundle.path / "other")
+    bundle.remove()
+    assert w.leftovers() == []
+    assert (precious / "data").read_text() == "keep me"
 
 
 async def test_tasks_are_listed_in_order_of_id(w: World) -> None:

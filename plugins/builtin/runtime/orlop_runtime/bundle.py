@@ -159,7 +159,9 @@ def _remove_tree(path: Path) -> None:
     with contextlib.suppress(OSError):
         (path / "rootfs").rmdir()
     try:
-        if any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(path)):
+        with os.scandir(path) as entries:
+            holds_directories = any(entry.is_dir(follow_symlinks=False) for entry in entries)
+        if holds_directories:
             _unmount_below(path)
         shutil.rmtree(path)
     except FileNotFoundError:

@@ -75,6 +75,8 @@ class OutputPump:
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._sink = sink
         self._task = asyncio.create_task(self._run())
+        # Not in the task itself, which never begins when it is cancelled early enough.
+        self._task.add_done_callback(lambda _: os.close(self._fd))
 
     async def _run(self) -> None:
         try:
@@ -89,7 +91,6 @@ class OutputPump:
                     return
                 await self._sink.write(data)
         finally:
-            os.close(self._fd)
             await self._sink.close()
 
     async def ended(self) -> None:
@@ -100,6 +101,7 @@ class OutputPump:
         """Stop, whether or not there is more. May be called twice."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        await self._sink.close()
 
 
 class InputPump:

@@ -166,7 +166,8 @@ def parse_descriptor(value: object) -> Descriptor:
     if not isinstance(value, dict):
         raise InvalidArgument("descriptor: not a JSON object")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
-    annotations = value.get("annotations") or {}
+    annotations = value.get("annotations")
+    annotations = {} if annotations is None else annotations
     if not isinstance(media_type, str) or not isinstance(digest, str) or not isinstance(annotations, dict):
         raise InvalidArgument("descriptor: mediaType and digest must be strings, annotations an object")
     digests.parse(digest)
@@ -213,7 +214,9 @@ def parse_children(document: Mapping[str, Any], media_type: str) -> list[Child]:
 
 
 def _list(document: Mapping[str, Any], key: str) -> list[Any]:
-    value = document.get(key) or []
+    value = document.get(key)
+    if value is None:
+        return []
     if not isinstance(value, list):
         raise InvalidArgument(f"manifest: {key} must be a list")
     return value

@@ -51,6 +51,8 @@ class Extractor:
         self._devices = devices
         self._limit = limit
         self._written: set[bytes] = set()
+        # Directories somewhere below which this layer has entries; removing any other needs no look at those.
+        self._touched: set[bytes] = {b""}
         self._removed: set[bytes] = set()
         self._times: dict[bytes, tuple[int, int]] = {}
         self._opaque: set[bytes] = set()
@@ -82,6 +84,10 @@ class Extractor:
             return
         parent, _, base = name.rpartition(b"/")
         directory = self._directories.get(parent)
+        above = directory.path
+        while above not in self._touched:
+            self._touched.add(above)
+            above = above.rpartition(b"/")[0]
         if base.startswith(_WHITEOUT):
             self._reader.stream.skip(entry.stored)
             self._whiteout(entry, directory, base)
@@ -244,6 +250,8 @@ class Extractor:
         return self._directories.get(directory.path)
 
     def _forget_below(self, path: bytes) -> None:
+        if path not in self._touched and path not in self._written:
+            return
         inside = path + b"/"
         for times in (self._times, self._directories.inherited):
             for name in [name for name in times if name == path or name.startswith(inside)]:
@@ -324,6 +332,8 @@ class Extractor:
 
     def _written_below(self, path: bytes) -> set[bytes]:
         """What this layer brought below a directory, with the directories in between."""
+        if path not in self._touched:
+            return set()
         inside = path + b"/" if path else b""
         kept = set()
         for written in self._written:

@@ -338,7 +338,7 @@ async def check(content: ContentStore, target: Descriptor, wanted: Matcher) -> I
             continue
         if is_index(descriptor.media_type):
             below = matching(below, wanted)
-        pending += [(each, depth + 1) for each in below]
+        pending += [(each, depth + 1) for each in reversed(below)]
     present = tuple(each for digest, each in required.items() if digest not in missing)
     return ImageStatus(tuple(required.values()), present, tuple(missing.values()))
 

@@ -112,10 +112,10 @@ def test_every_plugin_folder_is_a_distribution() -> None:
 @pytest.mark.parametrize("room", rooms(), ids=str)
 def test_room_anatomy(room: Path) -> None:
     package = f"orlop_{room.name}"
-    wanted = {"pyproject.toml", "README.md", f"{package}/__init__.py", f"{package}/py.typed"}
+    wanted = {"pyproject.toml", "LICENSE", "README.md", f"{package}/__init__.py", f"{package}/py.typed"}
     assert {name for name in wanted if not (ROOT / room / name).is_file()} == set()
     extra = {path.parts[3] for path in tracked() if path.parts[:3] == room.parts}
-    assert extra <= {"pyproject.toml", "README.md", package, "tests"}
+    assert extra <= {"pyproject.toml", "LICENSE", "README.md", package, "tests"}
 
 
 @pytest.mark.parametrize("member", members(), ids=str)
@@ -126,6 +126,16 @@ def test_distribution_metadata(member: Path) -> None:
     assert project["license"] == "Apache-2.0"
     assert project["requires-python"] == ">=3.11"
     assert project["version"] == pyproject(Path("."))["project"]["version"]
+
+
+@pytest.mark.parametrize("member", members(), ids=str)
+def test_every_distribution_carries_its_licence_and_readme(member: Path) -> None:
+    """A copy each: what lies outside its folder, or is a link to there, gets into no source distribution."""
+    license = ROOT / member / "LICENSE"
+    assert not license.is_symlink()
+    assert license.read_bytes() == (ROOT / "LICENSE").read_bytes()
+    if (ROOT / member / "README.md").exists():
+        assert pyproject(member)["project"]["readme"] == "README.md"
 
 
 @pytest.mark.parametrize("member", members(), ids=str)

@@ -17,6 +17,7 @@ from orlop_core.metadata.database import Database, Transaction
 from orlop_core.metadata.links import CONTENT, IMAGES, INGESTS, LEASES, SNAPSHOTS
 from orlop_core.metadata.query import Query
 from orlop_core.metadata.times import from_micros, to_micros
+from orlop_sdk import digest
 
 _SELECT: Final = (
     f"SELECT n.name, r.created, {graph.LABELS} FROM node n JOIN lease r ON r.node = n.id "
@@ -117,6 +118,8 @@ class Leases:
         elif kind in (CONTENT, INGESTS, IMAGES) or kind in self._collectibles:
             if separator:
                 raise InvalidArgument(f'lease resource type "{resource.type}": must read {kind}')
+            if kind == CONTENT:
+                digest.parse(resource.id)
         else:
             raise Unimplemented(f'lease resource type "{resource.type}": not known here')
 

@@ -92,6 +92,8 @@ class ImageOperations:
         """
         name = await self.snapshotter(snapshotter)
         async with _used(resolver) as using:
+            if "unpack" in more:
+                more["unpack"] = await self._possible(more["unpack"], name)
             options = PullOptions(using, matcher(platform), name, progress=progress, **more)
             async with self._leased():
                 return await pull(self.services, reference, options)
@@ -164,7 +166,8 @@ class ImageOperations:
         where = await self.snapshotter(snapshotter) or DEFAULT_SNAPSHOTTER
         manifest = await self.manifest(name, platform)
         async with self._leased():
-            return await Unpacker(self.services, where, options, progress).unpack(manifest)
+            possible = await self._possible(options or UnpackOptions(), where)
+            return await Unpacker(self.services, where, possible, progress).unpack(manifest)
 
     async def import_images(
         self,
@@ -208,6 +211,14 @@ class ImageOperations:
             return name
         chosen = os.environ.get("CONTAINERD_SNAPSHOTTER") or await self.default(_SNAPSHOTTER_LABEL)
         return chosen or DEFAULT_SNAPSHOTTER
+
+    async def _possible(self, options: UnpackOptions, snapshotter: str) -> UnpackOptions:
+        """The options, without what the snapshotter cannot do: nobody wants to know that before they pull."""
+        if options.parallel == 1:
+            return options
+        plugins = await self.services.introspection.plugins([f"type==io.containerd.snapshotter.v1,id=={snapshotter}"])
+        capable = any("rebase" in plugin.capabilities for plugin in plugins)
+        return options if capable else replace(options, parallel=1)
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[None]:

@@ -33,10 +33,11 @@ from orlop_sdk.client.image import matching as matching_children
 from orlop_sdk.client.platform import Matcher, Only, default
 from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, silent
 from orlop_sdk.client.services import ImageServices
-from orlop_sdk.client.transfer import check_concurrency, ingest, put, source_label
+from orlop_sdk.client.transfer import check_concurrency, first_of, ingest, put, source_label
 from orlop_sdk.client.unpack import Unpacker, UnpackOptions
 from orlop_sdk.registry.interface import Fetcher, Resolver
 from orlop_sdk.registry.reference import Reference
+from orlop_sdk.rpc.channel import closing
 
 #: The most manifests that an index, with all indexes in it, may name.
 MANIFEST_COUNT: Final = 1000
@@ -171,7 +172,8 @@ class _Fetch:
                 raise ResourceExhausted(
                     f'manifest "{descriptor.digest}": {descriptor.size} bytes, the most is {JSON_LIMIT}'
                 ) from None
-        data = b"".join([chunk async for chunk in self._fetcher.fetch(descriptor)])
+        async with closing(self._fetcher.fetch(descriptor)) as stream:
+            data = b"".join([chunk async for chunk in stream])
         algorithm, _ = digests.parse(descriptor.digest)
         if digests.of(data, algorithm) != descriptor.digest:
             raise DataLoss(f'manifest "{descriptor.digest}": the registry sent something else')
@@ -189,7 +191,7 @@ class _Fetch:
                         for each in (manifest.config, *manifest.layers):
                             group.create_task(self.blob(each))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+            raise first_of(errors) from errors
         finally:
             await self._cancel()
 
@@ -232,9 +234,3 @@ class _Fetch:
         for task in self._blobs.values():
             task.cancel()
         await asyncio.gather(*self._blobs.values(), return_exceptions=True)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a group of failed tasks failed for: the first failure, the rest being its consequences."""
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -26,7 +26,7 @@ from orlop_sdk.client.image import (
 from orlop_sdk.client.platform import Everything, Matcher
 from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, about, silent
 from orlop_sdk.client.services import ImageServices
-from orlop_sdk.client.transfer import add_labels, check_concurrency, source_label, sources
+from orlop_sdk.client.transfer import add_labels, check_concurrency, first_of, source_label, sources
 from orlop_sdk.registry.interface import Pusher, Resolver
 from orlop_sdk.registry.reference import Reference
 
@@ -120,8 +120,7 @@ class _Push:
                 for descriptor in level:
                     group.create_task(self._send_one(descriptor))
         except BaseExceptionGroup as errors:
-            first = errors.exceptions[0]
-            raise first from errors
+            raise first_of(errors) from errors
 
     async def _send_one(self, descriptor: Descriptor) -> None:
         content = self._services.content

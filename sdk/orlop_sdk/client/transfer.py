@@ -192,3 +192,9 @@ def check_concurrency(value: int, what: str) -> int:
     if value < 1:
         raise InvalidArgument(f"{what}: must be 1 at least, not {value}")
     return value
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group of tasks failed for: the first failure, the rest being its consequences."""
+    first = errors.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

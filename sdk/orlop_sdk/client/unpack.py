@@ -13,11 +13,12 @@ id in the label ``containerd.io/snapshot.ref``, and where it answers "exists" th
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,7 @@ from orlop.values import EMPTY, AnyMessage, Descriptor, Labels, Mount
 from orlop_sdk.client.image import Manifest, chain_ids, diff_ids, is_layer, read_json
 from orlop_sdk.client.progress import ProgressCallback, ProgressKind, about, silent
 from orlop_sdk.client.services import ImageServices
-from orlop_sdk.client.transfer import add_labels
+from orlop_sdk.client.transfer import add_labels, first_of
 
 SNAPSHOT_REF: Final = "containerd.io/snapshot.ref"
 UNCOMPRESSED: Final = "containerd.io/uncompressed"
@@ -36,6 +37,9 @@ _TRIES: Final = 3
 
 #: Waits until a layer is in the content store; the first call starts fetching.
 Ready = Callable[[Descriptor], Awaitable[None]]
+
+#: Waits until it is a layer's turn.
+Turn = Callable[[], Awaitable[None]]
 
 
 async def _is_ready(descriptor: Descriptor) -> None:
@@ -51,6 +55,8 @@ class UnpackOptions:
     """Further labels for the snapshot of one layer, by its index (remote snapshotters want the image's name)."""
     payloads: Mapping[str, AnyMessage] = EMPTY  # type: ignore[assignment]  # an empty mapping of anything
     sync: bool = False
+    parallel: int = 1
+    """Layers to apply at a time. More than one takes a snapshotter with the capability ``rebase``."""
 
 
 class Unpacker:
@@ -86,24 +92,60 @@ class Unpacker:
             return ""
         snapshotter = self._services.snapshotters[self._name]
         if not await _exists(snapshotter, chain[-1]):
-            for index, layer in enumerate(layers):
-                step = _Layer(layer, ids[index], chain[index], chain[index - 1] if index else "", index)
-                await self._unpack_layer(snapshotter, manifest, step, ready)
+            parents = ["", *chain]
+            steps = [_Layer(*each) for each in zip(layers, ids, chain, parents, range(len(layers)), strict=False)]
+            job = _Job(snapshotter, manifest, ready)
+            if self._options.parallel > 1:
+                await self._unpack_together(job, steps)
+            else:
+                for step in steps:
+                    await self._unpack_layer(job, step)
         label = {f"containerd.io/gc.ref.snapshot.{self._name}": chain[-1]}
         await add_labels(self._services.content, manifest.config.digest, label)
         return chain[-1]
 
-    async def _unpack_layer(self, snapshotter: Snapshotter, manifest: Manifest, step: _Layer, ready: Ready) -> None:
-        prepared = await self._prepare(snapshotter, manifest, step)
+    async def _unpack_together(self, job: _Job, steps: Sequence[_Layer]) -> None:
+        """Apply layers side by side, each to an empty tree, and put them on top of one another in order."""
+        slots = asyncio.Semaphore(self._options.parallel)
+        below: asyncio.Event | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for step in steps:
+                    done = asyncio.Event()
+                    group.create_task(self._unpack_beside(job, step, slots, below, done))
+                    below = done
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from errors
+
+    async def _unpack_beside(
+        self, job: _Job, step: _Layer, slots: asyncio.Semaphore, below: asyncio.Event | None, done: asyncio.Event
+    ) -> None:
+        async def turn() -> None:
+            if below is not None:
+                await below.wait()
+
+        await self._unpack_layer(job, step, slots, turn)
+        done.set()
+
+    async def _unpack_layer(
+        self, job: _Job, step: _Layer, slots: asyncio.Semaphore | None = None, turn: Turn | None = None
+    ) -> None:
+        """Unpack one layer; with a *turn* without its parent, which it gets when it is committed in its turn."""
+        snapshotter = job.snapshotter
+        prepared = await self._prepare(job, step, "" if turn else step.parent)
         if prepared is None:
             about(self._progress, ProgressKind.EXISTS, step.layer)
             return
         key, mounts = prepared
+        labels = self._labels(job.manifest, step)
         try:
-            await ready(step.layer)
-            await self._apply(step, mounts)
+            await job.ready(step.layer)
+            async with slots or nullcontext():
+                await self._apply(step, _as_upper(mounts) if turn and step.parent else mounts)
+            if turn:
+                await turn()
             try:
-                await snapshotter.commit(step.chain, key, labels=self._labels(manifest, step))
+                await snapshotter.commit(step.chain, key, parent=step.parent if turn else "", labels=labels)
             except AlreadyExists:
                 await snapshotter.remove(key)
         except BaseException:
@@ -112,16 +154,14 @@ class Unpacker:
             raise
         about(self._progress, ProgressKind.EXTRACTED, step.layer)
 
-    async def _prepare(
-        self, snapshotter: Snapshotter, manifest: Manifest, step: _Layer
-    ) -> tuple[str, list[Mount]] | None:
+    async def _prepare(self, job: _Job, step: _Layer, parent: str) -> tuple[str, list[Mount]] | None:
         """Key and mounts to apply the layer to; None when its snapshot exists."""
         for _ in range(_TRIES):
             key = _key(step.chain)
             try:
-                mounts = await snapshotter.prepare(key, step.parent, labels=self._labels(manifest, step))
+                mounts = await job.snapshotter.prepare(key, parent, labels=self._labels(job.manifest, step))
             except AlreadyExists:
-                if await _exists(snapshotter, step.chain):
+                if await _exists(job.snapshotter, step.chain):
                     return None
                 continue  # the key, which is made of the time and chance, was in use
             return key, mounts
@@ -158,6 +198,13 @@ class _Layer:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    snapshotter: Snapshotter
+    manifest: Manifest
+    ready: Ready
+
+
 def image_labels(name: str) -> Callable[[Manifest, int], Mapping[str, str]]:
     """Labels by which remote snapshotters find a layer of the image *name* in its registry."""
 
@@ -177,6 +224,17 @@ def image_labels(name: str) -> Callable[[Manifest, int], Mapping[str, str]]:
         }
 
     return labels
+
+
+def _as_upper(mounts: Sequence[Mount]) -> list[Mount]:
+    """A tree without a parent, to be applied to as to the upper directory of an overlay.
+
+    What the layer removes is not there yet, so its marks have to stay in the tree until it has its parent.
+    """
+    if len(mounts) != 1 or mounts[0].type != "bind":
+        return list(mounts)
+    others = tuple(option for option in mounts[0].options if option not in {"bind", "rbind"})
+    return [Mount("overlay", "overlay", mounts[0].target, (*others, f"upperdir={mounts[0].source}"))]
 
 
 async def _exists(snapshotter: Snapshotter, name: str) -> bool:

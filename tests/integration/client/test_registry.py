@@ -200,6 +200,21 @@ async def test_platforms(client: Client, registry: str, directory: Path) -> None
         await client.pull(name, "linux/s390x")
 
 
+async def test_layers_side_by_side(client: Client, registry: str, directory: Path) -> None:
+    """The outcome is that of one layer after the other, also where the snapshotter cannot do it."""
+    name = f"{registry}/{client.namespace}/many:1"
+    archive = write_archive(directory / f"{client.namespace}.tar", {name: many_layers(8)})
+    await client.import_images(archive)
+    await client.push(name)
+    await client.remove_image(name, sync=True)
+    await client.pull(name, unpack=UnpackOptions(parallel=4))
+    chain = many_layers(8).chain_ids
+    parents = {info.name: info.parent async for info in client.snapshots().walk()}
+    assert parents == dict(zip(chain, ["", *chain], strict=False))
+    result = (await client.run(name, "sh", "-c", "cat /data/last; echo; ls /data")).check()
+    assert result.stdout.split() == [b"7", b"0", b"2", b"3", b"5", b"6", b"7", b"last"]
+
+
 async def test_many_layers(client: Client, registry: str, directory: Path) -> None:
     name = f"{registry}/{client.namespace}/many:1"
     archive = write_archive(directory / f"{client.namespace}.tar", {name: many_layers(8)})

@@ -171,6 +171,10 @@ class Recorder:
         if line:
             self.transcript.lines.append(line)
 
+    def remark(self, text: str) -> None:
+        """Keep an error's text for the report of a failure, where it helps to understand it."""
+        self.transcript.errors.append(Said(self.normal(text), frozenset()))
+
     def normal(self, line: str, hide: Hide = ()) -> str:
         """A line without what differs between any two runs."""
         line = line.rsplit("\r", 1)[-1] if "\x1b" in line else line.replace("\r", "")

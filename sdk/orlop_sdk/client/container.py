@@ -151,6 +151,14 @@ class Process:
             self._waiter.cancel()
             await asyncio.gather(self._waiter, return_exceptions=True)
 
+    async def detach(self) -> None:
+        """Let go of its streams and leave it running; `Container.task` attaches to it again."""
+        self._deleted = True
+        await self.streams.release()
+        if self._waiter is not None:
+            self._waiter.cancel()
+            await asyncio.gather(self._waiter, return_exceptions=True)
+
     async def state(self) -> ProcessState:
         """How it is."""
         with self._client.scope():
@@ -281,10 +289,24 @@ class Container:
             return ()
         return await self._client.snapshots(self.record.snapshotter).mounts(self.record.snapshot_key)
 
-    async def task(self) -> Task:
-        """Its task, whoever created it; its streams stay where they are. Raises `NotFound`."""
+    async def task(self, streams: Streams | None = None) -> Task:
+        """Its task, whoever created it. Raises `NotFound`.
+
+        Given *streams*, they are attached to it: its creator, who is gone, reads and writes it no more.
+        """
         with self._client.scope():
-            return Task(await self._client.tasks.get(self.id), self._client, null())
+            found = await self._client.tasks.get(self.id)
+            task = Task(found, self._client, streams or null())
+            if streams is None:
+                return task
+            stdio = (await found.state()).stdio
+        try:
+            await streams.attach(self.id, stdio)
+            await streams.started(task.close_stdin, task.resize)
+        except BaseException:
+            await streams.release()
+            raise
+        return task
 
     async def exec(self, exec_id: str, *args: str, streams: Streams | None = None) -> Process:
         """Create (not start) another process that is like its first one but for the command."""

@@ -41,12 +41,21 @@ class Sink(Protocol):
         ...
 
 
-class FifoFolder:
-    """A new directory, for nobody but us, to make FIFOs in."""
+_PREFIX: Final = "orlop-fifo-"
 
-    def __init__(self, name: str) -> None:
+
+class FifoFolder:
+    """A directory for nobody but us, to make FIFOs in: a new one, or at *path* that of an earlier client."""
+
+    def __init__(self, name: str, path: Path | None = None) -> None:
         self._name = name
-        self.path = Path(tempfile.mkdtemp(prefix=f"orlop-fifo-{os.getpid()}-", dir=_runtime_directory()))
+        self.path = path or Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_runtime_directory()))
+
+    @classmethod
+    def of(cls, fifo: str) -> FifoFolder | None:
+        """The folder in which a client of this kind made a FIFO; None for FIFOs of others."""
+        folder = Path(fifo).parent
+        return cls("", folder) if folder.name.startswith(_PREFIX) else None
 
     def make(self, stream: str) -> str:
         """A new FIFO and its path."""

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
@@ -59,21 +60,21 @@ def default_resolver() -> RegistryResolver:
     return RegistryResolver(hosts=DirectoryHosts(HOSTS_DIRECTORIES), credentials=docker_config())
 
 
-class ImageOperations:
+class ImageOperations(ABC):
     """The part of a client that is about images."""
 
     @property
+    @abstractmethod
     def services(self) -> Services:
         """The client's parts."""
-        raise AssertionError  # the client's own is meant
 
+    @abstractmethod
     def scope(self) -> AbstractContextManager[None]:
-        """Makes calls in the client's namespace."""
-        raise AssertionError
+        """For the body, make calls in the client's namespace."""
 
+    @abstractmethod
     async def default(self, what: str) -> str:
-        """The namespace's default of that name."""
-        raise AssertionError
+        """The namespace's default of that name; empty where there is none."""
 
     async def pull(
         self,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 import termios
 import tty
@@ -57,16 +58,30 @@ class Streams:
 
     async def open(self, name: str) -> Stdio:
         """Prepare everything and say what to tell the daemon. *name* becomes part of file names."""
+        self._use(name)
+        return Stdio()
+
+    def _use(self, name: str) -> None:
         if self._opened:
             raise FailedPrecondition(f'streams of "{name}": used for another process before; make new ones')
         self._opened = True
-        return Stdio()
+
+    async def attach(self, name: str, stdio: Stdio) -> None:
+        """Take over the streams of a process that another client created and does not read any more.
+
+        Raises `FailedPrecondition` for streams that are no FIFOs on this host.
+        """
+        self._use(name)
 
     async def started(self, close_stdin: CloseStdin, resize: Resize) -> None:
         """The process runs: begin to feed it."""
 
     async def drain(self, timeout: float) -> None:
         """Return when all output was passed on, or after *timeout* seconds."""
+
+    async def release(self) -> None:
+        """Let go of everything, and leave it to be attached to again."""
+        await self.close()
 
     async def close(self) -> None:
         """Free everything. May be called twice."""
@@ -124,6 +139,18 @@ class FifoStreams(Streams):
             raise
         return Stdio(paths["stdin"], paths["stdout"], paths["stderr"], self.terminal)
 
+    async def attach(self, name: str, stdio: Stdio) -> None:
+        await super().attach(name, stdio)
+        for path in filter(None, (stdio.stdin, stdio.stdout, stdio.stderr)):
+            if not _is_fifo(path):
+                raise FailedPrecondition(f'streams of "{name}": "{path}" is no FIFO here; look into its log instead')
+            self._folder = self._folder or FifoFolder.of(path)
+        if self._wants_input and stdio.stdin:
+            self._input = InputPump(stdio.stdin)
+        for path, sink in ((stdio.stdout, self._sinks["stdout"]), (stdio.stderr, self._sinks["stderr"])):
+            if path and sink is not None:
+                self._pumps.append(OutputPump(path, sink))
+
     async def started(self, close_stdin: CloseStdin, resize: Resize) -> None:
         self._close_stdin = close_stdin
         if self._source is not None:
@@ -160,6 +187,11 @@ class FifoStreams(Streams):
             for task in late:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+
+    async def release(self) -> None:
+        # Without its folder, closing leaves the FIFOs where they are.
+        self._folder = None
+        await self.close()
 
     async def close(self) -> None:
         if self._feeder:
@@ -404,6 +436,13 @@ def log(uri: str) -> LogStreams:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _write_all(fd: int, data: bytes) -> None:

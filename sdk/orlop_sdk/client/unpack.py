@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from orlop.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, OrlopError
@@ -53,7 +53,7 @@ class UnpackOptions:
     labels: Labels = EMPTY
     layer_labels: Callable[[Manifest, int], Mapping[str, str]] | None = None
     """Further labels for the snapshot of one layer, by its index (remote snapshotters want the image's name)."""
-    payloads: Mapping[str, AnyMessage] = EMPTY  # type: ignore[assignment]  # an empty mapping of anything
+    payloads: Mapping[str, AnyMessage] = field(default_factory=dict)
     sync: bool = False
     parallel: int = 1
     """Layers to apply at a time. More than one takes a snapshotter with the capability ``rebase``."""

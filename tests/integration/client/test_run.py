@@ -131,6 +131,30 @@ async def test_pipes_keep_what_nobody_has_read_yet(client: Client, busybox: str)
             assert (lines + await rest).count(b"\n") == 300_000
 
 
+async def test_attach(client: Client, busybox: str) -> None:
+    first, second = pipes(), pipes()
+    async with await client.create_container("cat", busybox, args=["cat"]) as container:
+        async with await container.create_task(first) as task:
+            await task.start()
+            await first.write(b"one\n")
+            assert await first.stdout.readline() == b"one\n"
+            await task.detach()
+        async with await container.task(second) as task:
+            await second.write(b"two\n")
+            assert await second.stdout.readline() == b"two\n"
+            await second.write_eof()
+            assert (await task.wait()).status == 0
+            await task.delete()
+
+
+async def test_attach_to_what_has_a_log(client: Client, busybox: str, tmp_path: Path) -> None:
+    async with await client.create_container("c", busybox, args=["sleep", "9"]) as container:
+        async with await container.create_task(log(str(tmp_path / "log"))) as task:
+            await task.start()
+            with pytest.raises(FailedPrecondition, match="no FIFO"):
+                await container.task(pipes())
+
+
 async def test_task_life(client: Client, busybox: str) -> None:
     async with await client.create_container("life", busybox, args=["sleep", "100"]) as container:
         async with await container.create_task() as task:

@@ -18,6 +18,7 @@ from stevedore.extension import Extension, ExtensionManager
 
 from orlop.errors import DuplicatePlugin, LoadError, PluginError
 from orlop.plugin import TYPE_GROUP, PluginType, Registration
+from orlop.trust import Lock
 
 AnyRegistration = Registration[Any, Any]
 
@@ -82,10 +83,11 @@ class Catalogue:
         raise LoadError("is of no known plugin type; a URI is <type>.<id>", plugin=uri, origin=origin)
 
 
-def discover(directories: Sequence[str] = ()) -> Catalogue:
+def discover(directories: Sequence[str] = (), lock: Lock | None = None) -> Catalogue:
     """The catalogue of all installed distributions, and of those in *directories*.
 
-    A directory is one that ``pip install --target`` made; it is appended to the module search path.
+    A directory is one that ``pip install --target`` made; it is appended to the module search path. With a *lock* the
+    plugins of distributions that differ from it are known, and fail when they are loaded.
     """
     for directory in directories:
         if directory not in sys.path:
@@ -96,11 +98,21 @@ def discover(directories: Sequence[str] = ()) -> Catalogue:
         for point in distribution.entry_points:
             groups.setdefault(point.group, {}).setdefault((point.name, point.value), point)
     catalogue = Catalogue()
-    for name, type in _load_types(groups.get(TYPE_GROUP, {}).values(), catalogue):
+    types = {point: lock and lock.fault(point, point.name) for point in groups.get(TYPE_GROUP, {}).values()}
+    catalogue.faults.extend(fault for fault in types.values() if fault)
+    for name, type in _load_types([point for point, fault in types.items() if not fault], catalogue):
         catalogue.types[name] = type
+    refused = []
     for type in list(catalogue.types.values()):
         for point in groups.get(type.group, {}).values():
-            catalogue.add(_candidate(type, point))
+            if fault := lock and lock.fault(point, f"{type.name}.{point.name}"):
+                refused.append((Candidate(type.name, point.name, point, _raiser(fault)), fault))
+            else:
+                catalogue.add(_candidate(type, point))
+    for candidate, fault in refused:
+        # It must not keep a trusted plugin of the same name from working.
+        if catalogue.candidates.setdefault(candidate.uri, candidate) is not candidate:
+            catalogue.faults.append(fault)
     return catalogue
 
 

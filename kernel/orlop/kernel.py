@@ -19,10 +19,11 @@ from typing import Any, Final, Self, TypeVar
 
 from orlop.config import Config
 from orlop.discovery import AnyRegistration, Candidate, Catalogue, discover
-from orlop.errors import InitError, LoadError, NotFound, PluginError
+from orlop.errors import ConfigError, InitError, LoadError, NotFound, PluginError
 from orlop.interfaces.proxy import PROXY
 from orlop.plugin import InitContext, PluginConfig, PluginType, ProxyTarget, Registration
 from orlop.registry import OK, SKIPPED, WAITING, LiveMapping, Registry, View, closure
+from orlop.trust import Lock
 
 T = TypeVar("T")
 
@@ -127,10 +128,15 @@ class Kernel:
 
     def _discover(self) -> Catalogue:
         settings = self.config.settings
-        catalogue = discover(settings.plugin_dirs)
+        lock = self._lock()
+        catalogue = discover(settings.plugin_dirs, lock)
         for uri, target in settings.plugin_modules.items():
             where = str(self.config.origin("plugin_modules", uri))
             try:
+                if lock is not None:
+                    raise LoadError(
+                        'may not be used with plugin_trust = "locked"; name it by an entry point', plugin=uri
+                    )
                 catalogue.choose(uri, target, where)
             except LoadError as error:
                 self.config.findings.faults.append(f"{where}: plugin_modules: {error}")
@@ -143,6 +149,19 @@ class Kernel:
             program = ProxyTarget(processor.path, processor.model_dump())
             self._derive(catalogue, ("stream_processors", name), _STREAM_KIND, program)
         return catalogue
+
+    def _lock(self) -> Lock | None:
+        """The lock that the config asks for. Raises `ConfigError` when it cannot be used: nothing is trusted then."""
+        # Read as it was written: the settings are defaults when some other key is wrong.
+        trust, name = (str(self.config.document.get((key,), "")) for key in ("plugin_trust", "plugin_lock"))
+        if trust in ("", "open"):
+            return None
+        where = self.config.origin("plugin_lock" if name else "plugin_trust")
+        try:
+            return Lock(Path(where.file).parent / name)
+        except LoadError as error:
+            self.config.findings.faults.append(f"{where}: {error}")
+            raise ConfigError(self.config.findings.faults) from error
 
     def _derive(self, catalogue: Catalogue, key: tuple[str, str], kind: str, target: ProxyTarget) -> None:
         """Add the plugin that a table of the config describes, made by a proxy kind."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from orlop.config import migrate
 from orlop.config.check import Findings, nearest, validate
 from orlop.config.document import Document, Key, Origin, SyntaxFault
 from orlop.config.duration import seconds
-from orlop.config.settings import DEFAULT_DROP_INS, DEFAULT_FILE, Settings
+from orlop.config.settings import DEFAULT_DROP_INS, DEFAULT_FILE, VENDOR_FILE, Settings
 from orlop.discovery import AnyRegistration
 from orlop.errors import ConfigError
 from orlop.plugin import PluginConfig
@@ -90,25 +91,25 @@ class Config:
 
 
 def load(path: Path | None = None, overrides: Mapping[Key, Any] | None = None) -> Config:
-    """Read the config at *path*, or the default file if there is one.
+    """Read the config at *path*, or the default file if there is one, over the defaults of the composed build.
 
     *overrides* (keys of the newest version) come from the command line and win over all files. A missing file at an
     explicit *path* is a fault.
     """
     findings = Findings()
     document = Document()
-    files: list[Path] = []
     main = path or Path(DEFAULT_FILE)
-    if path is not None or main.exists():
-        document, files = _read_all(main, findings)
-    if path is None:
-        for name in sorted(glob.glob(DEFAULT_DROP_INS)):
-            more, seen = _read_all(Path(name), findings, skip=files)
-            _merge(document, more)
-            files.extend(seen)
+    # What comes first yields to what comes later, but a program that is told one file gets the operator's.
+    vendor = [name for name in (Path(sys.prefix, VENDOR_FILE),) if name.exists()]
+    drop_ins = [] if path else sorted(map(Path, glob.glob(DEFAULT_DROP_INS)))
+    read: list[Path] = []
+    for name in [*vendor, *([main] if path or main.exists() else []), *drop_ins]:
+        more, seen = _read_all(name, findings, skip=read)
+        _merge(document, more)
+        read.extend(seen)
     for key, value in (overrides or {}).items():
         document.set(key, value, Origin("command line"))
-    return Config(document, findings, files)
+    return Config(document, findings, sorted(read, key=lambda file: file in vendor))
 
 
 def from_data(data: Mapping[str, Any], where: str = "program") -> Config:

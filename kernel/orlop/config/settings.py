@@ -14,6 +14,8 @@ DEFAULT_ROOT: Final = "/var/lib/containerd"
 DEFAULT_STATE: Final = "/run/containerd"
 DEFAULT_FILE: Final = "/etc/containerd/config.toml"
 DEFAULT_DROP_INS: Final = "/etc/containerd/conf.d/*.toml"
+#: What a composed build brings along, below the prefix of its Python; everybody else's files win over it.
+VENDOR_FILE: Final = "etc/orlop/config.toml"
 
 
 class Debug(PluginConfig):
@@ -89,6 +91,10 @@ class Settings(PluginConfig):
     """Plugins by URI to load from module:attribute, whether or not a distribution declares them."""
     plugin_dirs: list[str] = Field(default_factory=list)
     """Directories made by pip install --target whose distributions are searched for plugins too."""
+    plugin_trust: Literal["open", "locked"] = "open"
+    """Whose plugins may load: open trusts whatever is installed, locked only what plugin_lock names."""
+    plugin_lock: str = ""
+    """The lock file, relative to this one; orlop compose lock writes it."""
     debug: Debug = Debug()
     """The daemon's own log."""
     cgroup: Cgroup = Cgroup()

@@ -14,7 +14,12 @@ from tests.support.transcript import Recorder
 BUSY = "example.com/busy:1"
 PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 RESOURCES = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-HIDE = ((r"\bpid: \d+", "pid: <pid>"), (r'"/run/containerd/fifo/\d+/', '"<fifo>/'), (r'value: "\\n.*', "value: <data>"))
+HIDE = (
+    (r"(?s)rootfs=.*", "rootfs=<mounts>"),
+    (r"\bpid: \d+", "pid: <pid>"),
+    (r'"/run/containerd/fifo/\d+/', '"<fifo>/'),
+    (r'value: "\\n.*', "value: <data>"),
+)
 
 
 def encoded(type_url: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -91,24 +96,26 @@ def test_running(ctr: Recorder) -> None:
         api("Tasks.Get", {"container_id": "c1"}, hide=HIDE)
         api("Tasks.Get", {"container_id": "c1", "exec_id": "nosuch"})
         api("Tasks.List", {}, hide=HIDE)
-        api("Tasks.Delete", {"container_id": "c1"})
+        api("Tasks.Delete", {"container_id": "c1"}, loosely=CODE)
         api("Tasks.Kill", {"container_id": "c1", "signal": 0})
         api("Tasks.Kill", {"container_id": "c1", "signal": 99})
         api("Tasks.Kill", {"container_id": "c1", "signal": 9, "exec_id": "nosuch"})
         api("Tasks.CloseIO", {"container_id": "c1", "stdin": True})
         api("Tasks.CloseIO", {"container_id": "c1", "stdin": True})
-        api("Tasks.CloseIO", {"container_id": "c1", "exec_id": "nosuch", "stdin": True})
+        asked = "the shim gives no code, but containerd asks for the process first"
+        api("Tasks.CloseIO", {"container_id": "c1", "exec_id": "nosuch", "stdin": True}, loosely=asked)
         api("Tasks.ResizePty", {"container_id": "c1", "width": 80, "height": 24})
         api("Tasks.Update", {"container_id": "c1", "resources": encoded(RESOURCES, {"pids": {"limit": 50}})})
         api("Tasks.Update", {"container_id": "c1", "resources": {"type_url": RESOURCES, "value": b"no json"}})
         api("Tasks.Update", {"container_id": "c1", "resources": {"type_url": "nosuch", "value": b""}}, loosely=ANY)
         answers = api("Tasks.Metrics", {"filters": ["id==c1"]}, show=False)
         ctr.note(f"{[(item.id, item.data.type_url) for item in answers[0].metrics]}")
-        api("Tasks.Metrics", {"filters": ["=="]})
-        api("Tasks.DeleteProcess", {"container_id": "c1", "exec_id": ""})
+        api("Tasks.Metrics", {"filters": ["=="]}, loosely=CODE)
+        api("Tasks.DeleteProcess", {"container_id": "c1", "exec_id": ""}, loosely=CODE)
         api("Tasks.DeleteProcess", {"container_id": "c1", "exec_id": "nosuch"})
 
 
+CODE = "the shim gives no code, and containerd passes on none"
 ANY = "what is wrong with it is found in different places"
 
 
@@ -137,7 +144,7 @@ def test_exec(ctr: Recorder) -> None:
         two = {"container_id": "c1", "exec_id": "e2"}
         api("Tasks.Exec", two | {"spec": process("sleep", "1000")})
         api("Tasks.Start", two, hide=HIDE)
-        api("Tasks.DeleteProcess", two)
+        api("Tasks.DeleteProcess", two, loosely=CODE)
         api("Tasks.Kill", {"container_id": "c1", "signal": 9})
         wait_stopped(ctr, "c1")
         api("Tasks.Wait", two, only=("exit_status",))

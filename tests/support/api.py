@@ -11,7 +11,9 @@ from typing import Any, Self
 import grpc
 from google.protobuf import text_format
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from tests.support.transcript import Hide, Recorder
 
 from orlop_sdk.rpc import descriptors
@@ -30,6 +32,8 @@ PACKAGES = {
     "Version": "version",
 }
 TIMEOUT = 20.0
+GO_ZERO = -62135596800
+"""Seconds of the year 1."""
 TIMES: Hide = ((r"\b(seconds|nanos): -?\d+", "<time>"),)
 Fields = Mapping[str, Any]
 
@@ -89,6 +93,7 @@ class Api:
             )
             return answers
         for answer in answers if show else ():
+            clear_zero_times(answer)
             for line in text_format.MessageToString(answer).splitlines():
                 # Zero is left out, so a time may have no fraction.
                 if not re.match(r" *nanos:", line):
@@ -106,6 +111,18 @@ class Api:
         messages = [GetMessageClass(method.input_type)(**fields).SerializeToString() for fields in sent]
         answer = bound(iter(messages) if method.client_streaming else messages[0], metadata=headers, timeout=TIMEOUT)
         return list(answer) if method.server_streaming else [answer]
+
+
+def clear_zero_times(message: Message) -> None:
+    """Remove times that are Go's zero, which is how containerd says that there is none."""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for item in value if field.is_repeated else [value]:
+            if isinstance(item, Timestamp) and item.seconds == GO_ZERO:
+                message.ClearField(field.name)
+            else:
+                clear_zero_times(item)
 
 
 def brief(fields: Fields) -> str:

@@ -13,7 +13,6 @@ from tests.support.image import Image, many_layers, noise, write_archive, write_
 from tests.support.place import short_directory
 from tests.support.registry import Registry
 
-
 # Garbage is collected when a scenario asks for it: how soon it happens otherwise depends on each daemon's speed.
 COLLECTION = """\
 [plugins."io.containerd.gc.v1.scheduler"]

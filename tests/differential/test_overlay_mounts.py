@@ -16,7 +16,6 @@ from orlop.values import Mount
 from orlop_proxy.remote import ProxySnapshotter
 from orlop_snapshots.overlayfs import OverlaySnapshotter, default_options
 
-
 HELD = {"containerd.io/gc.root": "held"}
 """Nothing refers to these snapshots, so garbage collection could come between."""
 

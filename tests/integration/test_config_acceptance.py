@@ -75,7 +75,11 @@ def mistaken(short_tmp: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    [(*ORLOPD, "--config", "{}"), (*ORLOPD, "--config", "{}", "config", "dump"), (str(ORLOP), "config", "check", "--config", "{}")],
+    [
+        (*ORLOPD, "--config", "{}"),
+        (*ORLOPD, "--config", "{}", "config", "dump"),
+        (str(ORLOP), "config", "check", "--config", "{}"),
+    ],
     ids=["start", "dump", "check"],
 )
 def test_all_mistakes_are_answered_at_once(mistaken: Path, command: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ from orlop.errors import LoadError
 
 VERSION: Final = 1
 #: Files of the metadata that say how something was installed, not what.
-_HOW: Final = re.compile(r"\.pyc$|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$")
+_HOW: Final = re.compile(r"\.pyc$|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|\.pex-info/")
 
 
 class Lock:

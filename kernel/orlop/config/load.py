@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from orlop.config import migrate
 from orlop.config.check import Findings, nearest, validate
 from orlop.config.document import Document, Key, Origin, SyntaxFault
 from orlop.config.duration import seconds
-from orlop.config.settings import DEFAULT_DROP_INS, DEFAULT_FILE, VENDOR_FILE, Settings
+from orlop.config.settings import DEFAULT_DROP_INS, DEFAULT_FILE, VENDOR_PACKAGE, Settings
 from orlop.discovery import AnyRegistration
 from orlop.errors import ConfigError
 from orlop.plugin import PluginConfig
@@ -32,10 +31,13 @@ _LISTS: Final = ("imports", "disabled_plugins", "required_plugins", "plugin_dirs
 
 
 class Config:
-    """The effective config. Made by `load`, `from_data`; what was wrong is in ``findings``."""
+    """The effective config. Made by `load`, `from_data`; what was wrong is in ``findings``. *reread* makes it again."""
 
-    def __init__(self, document: Document, findings: Findings, files: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, document: Document, findings: Findings, reread: Callable[[], Config], files: Iterable[Path] = ()
+    ) -> None:
         self.document: Final = document
+        self.reread: Final = reread
         self.findings: Final = findings
         self.files: Final = tuple(files)
         strict = document.get(("strict",)) is True
@@ -79,6 +81,14 @@ class Config:
                 self.findings.warnings.append(self._foreign(uri, names))
         return typed
 
+    def typed(self, registration: AnyRegistration) -> PluginConfig:
+        """The typed config of one plugin more. Raises `ConfigError` with the faults of its table."""
+        findings, model = Findings(), cast(type[PluginConfig], registration.config)
+        config = validate(self.document, ("plugins", registration.uri), model, findings, strict=self.settings.strict)
+        if config is None or findings.faults:
+            raise ConfigError(findings.faults)
+        return config
+
     def _foreign(self, uri: str, names: list[str]) -> str:
         guess = nearest(uri, names)
         remedy = f'did you mean "{guess}"?' if guess else "install the distribution that has it, or drop the table"
@@ -100,7 +110,8 @@ def load(path: Path | None = None, overrides: Mapping[Key, Any] | None = None) -
     document = Document()
     main = path or Path(DEFAULT_FILE)
     # What comes first yields to what comes later, but a program that is told one file gets the operator's.
-    vendor = [name for name in (Path(sys.prefix, VENDOR_FILE),) if name.exists()]
+    build = find_spec(VENDOR_PACKAGE)
+    vendor = [Path(build.origin).with_name("config.toml")] if build and build.origin else []
     drop_ins = [] if path else sorted(map(Path, glob.glob(DEFAULT_DROP_INS)))
     read: list[Path] = []
     for name in [*vendor, *([main] if path or main.exists() else []), *drop_ins]:
@@ -109,13 +120,13 @@ def load(path: Path | None = None, overrides: Mapping[Key, Any] | None = None) -
         read.extend(seen)
     for key, value in (overrides or {}).items():
         document.set(key, value, Origin("command line"))
-    return Config(document, findings, sorted(read, key=lambda file: file in vendor))
+    return Config(document, findings, lambda: load(path, overrides), sorted(read, key=lambda file: file in vendor))
 
 
 def from_data(data: Mapping[str, Any], where: str = "program") -> Config:
     """A config from plain data in the newest version: for programs that embed the kernel."""
     document = Document(dict(data), {(): Origin(where)})
-    return Config(document, Findings())
+    return Config(document, Findings(), lambda: from_data(data, where))
 
 
 def _read_all(main: Path, findings: Findings, skip: Iterable[Path] = ()) -> tuple[Document, list[Path]]:

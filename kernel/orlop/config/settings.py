@@ -14,8 +14,8 @@ DEFAULT_ROOT: Final = "/var/lib/containerd"
 DEFAULT_STATE: Final = "/run/containerd"
 DEFAULT_FILE: Final = "/etc/containerd/config.toml"
 DEFAULT_DROP_INS: Final = "/etc/containerd/conf.d/*.toml"
-#: What a composed build brings along, below the prefix of its Python; everybody else's files win over it.
-VENDOR_FILE: Final = "etc/orlop/config.toml"
+#: The package in which a composed build brings its config.toml along; everybody else's files win over it.
+VENDOR_PACKAGE: Final = "orlop_build"
 
 
 class Debug(PluginConfig):
@@ -64,6 +64,10 @@ class StreamProcessor(PluginConfig):
     """Its arguments."""
     env: list[str] = Field(default_factory=list)
     """Environment variables for it, NAME=value, beside the daemon's own."""
+
+
+#: Settings that count when the daemon starts, and not again while it runs.
+AT_START: Final = ("root", "state", "temp", "oom_score", "plugin_trust", "debug", "cgroup", "timeouts")
 
 
 class Settings(PluginConfig):

@@ -194,12 +194,13 @@ async def test_modules_named_in_the_config_are_refused(tmp_path: Path, site: Pat
 
 
 def test_a_composed_build_brings_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "etc" / "orlop").mkdir(parents=True)
-    vendor = tmp_path / "etc" / "orlop" / "config.toml"
+    vendor = tmp_path / "orlop_build" / "config.toml"
+    vendor.parent.mkdir()
+    (vendor.parent / "__init__.py").touch()
     vendor.write_text('version = 3\nroot = "/vendor"\nplugin_lock = "plugins.lock"\n')
     mine = tmp_path / "mine.toml"
     mine.write_text('version = 3\nroot = "/mine"\n')
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     config = load(mine)
     assert config.settings.root == "/mine"
     assert config.settings.plugin_lock == "plugins.lock"

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 import grpc.aio
 
 from orlop import context
+from orlop.blocking import run_blocking
 from orlop.interfaces.rpc import GRPC_SERVICE, TTRPC_SERVICE, RpcMethod, RpcService
 from orlop_sdk.rpc.channel import Channel, Metadata
 from orlop_sdk.rpc.grpc_server import message_limits
@@ -138,7 +140,9 @@ class EmbeddedConnection:
 
         if self._kernel is None:
             self._config.raise_faults()
-            address = f"{self._config.settings.state}/embedded.ttrpc"
+            state = Path(self._config.settings.state)
+            await run_blocking(state.mkdir, mode=0o711, parents=True, exist_ok=True)
+            address = f"{state}/embedded.ttrpc"
             kernel = Kernel(
                 self._config, properties={"ttrpc.address": address}, leave_out=(_COMMAND_TYPE, _SERVER_TYPE)
             )

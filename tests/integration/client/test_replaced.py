@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests.integration.client.conftest import BUSYBOX
 from tests.support.image import many_layers, write_archive
 
-from orlop.errors import AlreadyExists, NotFound, Unavailable
+from orlop.errors import AlreadyExists, DataLoss, NotFound, Unavailable
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop.values import EMPTY, Descriptor, Labels, Mount
 from orlop_sdk.client import Client
@@ -116,6 +117,50 @@ async def test_what_is_unpacked_already_is_fetched_only_on_demand(client: Client
         await client.pull("cupboard.example/many:1", resolver=cupboard, all_layers=True)
         assert (await client.check_image("cupboard.example/many:1")).complete
         await client.snapshots().remove("keep")
+
+
+async def test_a_layer_that_is_something_else(client: Client, cupboard: Cupboard) -> None:
+    name = "cupboard.example/many:1"
+    layer = max(cupboard.blobs, key=lambda digest: len(cupboard.blobs[digest]))
+    good = cupboard.blobs[layer]
+    cupboard.blobs[layer] = bytes(len(good))
+    with pytest.raises(DataLoss, match=layer):
+        await client.pull(name, resolver=cupboard)
+    with pytest.raises(NotFound):
+        await client.images.get(name)
+    assert [info.name async for info in client.snapshots().walk(["kind==active"])] == []
+    # What was wrong has not been kept to go on from.
+    cupboard.blobs[layer] = good
+    await client.pull(name, resolver=cupboard)
+    assert (await client.check_image(name)).complete
+
+
+async def test_a_pull_that_is_given_up(client: Client, cupboard: Cupboard) -> None:
+    name = "cupboard.example/many:1"
+    reached = asyncio.Event()
+
+    class Stuck(Cupboard):
+        async def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> AsyncIterator[bytes]:
+            data = cupboard.blobs[descriptor.digest]
+            if len(data) < 100_000:
+                yield data[offset:]
+                return
+            yield data[offset : offset + 100_000]
+            reached.set()
+            await asyncio.Event().wait()
+
+    stuck = Stuck()
+    stuck.top = cupboard.top
+    pulling = asyncio.create_task(client.pull(name, resolver=stuck))
+    async with asyncio.timeout(30):
+        await reached.wait()
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    assert await client.leases.list() == []
+    assert [info.name async for info in client.snapshots().walk(["kind==active"])] == []
+    await client.pull(name, resolver=cupboard)
+    assert (await client.run(name, "cat", "/data/last")).stdout == b"4"
 
 
 async def test_a_task_that_was_never_started(client: Client, busybox: str) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlop.interfaces.introspection import CommandPlugin, command
@@ -99,17 +99,19 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
             raise AlreadyExists(
                 f'container "{name}": there is one; orlop rm {name} removes it, or choose another --name'
             ) from error
-        task = await _started(container, streams or log(uri))
-        if arguments.detach:
+        if streams is None:
+            task = await _started(container, log(uri))
             console.result(name, {"id": name, "pid": task.pid, "log": uri})
             return 0
-        async with AsyncExitStack() as stack:
-            if arguments.rm:
-                stack.push_async_exit(container)
-            status = await _attended(task, _WITH_TERMINAL if arguments.tty else _WITHOUT)
-            if not arguments.rm:
-                await container.set_labels({EXIT_LABEL: str(status)})
-            return status
+        with _Forwarding(_WITH_TERMINAL if arguments.tty else _WITHOUT) as forwarding:
+            task = await _started(container, streams)
+            async with AsyncExitStack() as stack:
+                if arguments.rm:
+                    stack.push_async_exit(container)
+                status = await forwarding.attend(task)
+                if not arguments.rm:
+                    await container.set_labels({EXIT_LABEL: str(status)})
+                return status
 
 
 async def _image(client: Client, arguments: argparse.Namespace, console: Console) -> Image:
@@ -142,34 +144,52 @@ async def _started(container: Container, streams: Streams) -> Task:
     return task
 
 
-async def _attended(process: Process, passed_on: Sequence[signal.Signals]) -> int:
-    """Wait for a process, passing signals of this one on, and return its status."""
-    loop = asyncio.get_running_loop()
-    jobs: set[asyncio.Task[None]] = set()
+class _Forwarding:
+    """Passes signals of this process on to another one; those that come before there is one wait for it."""
 
-    async def send(number: int) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals]) -> None:
+        self._numbers = numbers
+        self._loop = asyncio.get_running_loop()
+        self._process: Process | None = None
+        self._waiting: list[int] = []
+        self._jobs: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        for number in self._numbers:
+            self._loop.add_signal_handler(number, self._arrived, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._numbers:
+            self._loop.remove_signal_handler(number)
+
+    async def attend(self, process: Process) -> int:
+        """Stay with a process that was started until it ends, and return its status."""
+        self._process = process
+        for number in self._waiting:
+            self._arrived(number)
         try:
-            await process.kill(number)
-        except (NotFound, FailedPrecondition):
-            return  # it has ended meanwhile, which is what was wanted
+            await process.wait()
+            return int((await process.delete()).status)
+        except BaseException:
+            # Whatever happened to the daemon or to us, the terminal must be as it was before.
+            await process.streams.close()
+            raise
 
-    def arrived(number: int) -> None:
-        job = loop.create_task(send(number))
-        jobs.add(job)
-        job.add_done_callback(jobs.discard)
+    def _arrived(self, number: int) -> None:
+        if self._process is None:
+            self._waiting.append(number)
+            return
+        job = self._loop.create_task(_send(self._process, number))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
-    for number in passed_on:
-        loop.add_signal_handler(number, arrived, number)
+
+async def _send(process: Process, number: int) -> None:
     try:
-        await process.wait()
-        return int((await process.delete()).status)
-    except BaseException:
-        # Whatever happened to the daemon or to us, the terminal must be as it was before.
-        await process.streams.close()
-        raise
-    finally:
-        for number in passed_on:
-            loop.remove_signal_handler(number)
+        await process.kill(number)
+    except (NotFound, FailedPrecondition):
+        return  # it has ended meanwhile, which is what was wanted
 
 
 def _streams(arguments: argparse.Namespace) -> Streams:
@@ -265,12 +285,13 @@ class ExecCommand:
             description["env"] = kept + [f"{name}={value}" for name, value in changed.items()]
             streams = _streams(arguments)
             process = await (await _running(container)).exec(f"exec-{uuid.uuid4().hex[:12]}", description, streams)
-            try:
-                await process.start()
-            except BaseException:
-                await process.delete()
-                raise
-            return await _attended(process, _WITH_TERMINAL if arguments.tty else _WITHOUT)
+            with _Forwarding(_WITH_TERMINAL if arguments.tty else _WITHOUT) as forwarding:
+                try:
+                    await process.start()
+                except BaseException:
+                    await process.delete()
+                    raise
+                return await forwarding.attend(process)
 
 
 async def _running(container: Container) -> Task:

@@ -204,6 +204,8 @@ class WalkingDiffer:
                 await job.close()
 
     async def _commit(self, writer: ContentWriter, size: int, labels: Labels) -> str:
+        # A writer of a store elsewhere knows the digest as of the store's last answer.
+        await writer.status()
         digest = writer.digest()
         try:
             return await writer.commit(size=size, expected=digest, labels=labels)

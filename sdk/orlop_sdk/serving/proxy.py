@@ -79,7 +79,13 @@ async def serve(address: str, parts: Parts) -> AsyncIterator[None]:
     The socket belongs to the user of this process, mode 0660. The parts are not closed. Raises `Unavailable` when
     another process listens there, `InvalidArgument` for a path that no socket can have.
     """
-    methods = parts.methods()
+    async with serve_methods(address, parts.methods()):
+        yield
+
+
+@asynccontextmanager
+async def serve_methods(address: str, methods: Mapping[str, RpcMethod]) -> AsyncIterator[None]:
+    """`serve` for methods of any service (`orlop.interfaces.rpc.RpcService`)."""
     file = SocketFile(address, os.geteuid(), os.getegid())
     server = grpc.aio.server(options=message_limits())
     server.add_generic_rpc_handlers((TableHandler(methods),))

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``orlop-sdk new KIND NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from orlop.errors import OrlopError
+from orlop_sdk.scaffold.kinds import KINDS
+from orlop_sdk.scaffold.make import create
+
+
+def add_to(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the subcommand to a program's; its ``run`` takes the parsed arguments and returns the exit status."""
+    parser = commands.add_parser(
+        "new",
+        help="begin a plugin: a distribution that works, with tests",
+        description="Make the folder NAME with a distribution orlop-NAME, whose plugin works and passes its tests.",
+    )
+    parser.add_argument("kind", metavar="KIND", choices=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument("name", metavar="NAME", help="id of the plugin; small letters, digits and -")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make it, and say what to do next."""
+    try:
+        folder = create(arguments.kind, arguments.name, Path.cwd())
+    except OrlopError as error:
+        print(f"orlop-sdk: {error}", file=sys.stderr)
+        return 1
+    name = folder.name
+    print(f"{name}/ holds the distribution orlop-{name}. Next:\n")
+    print(f"    pip install -e './{name}[test]' && pytest {name}")
+    return 0

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log drivers as programs that any shim starts by ``binary://``, under containerd as under Orlop.
+
+::
+
+    main = main_for(DemoDriver)
+
+Installed as a console script, ``demo-log = "orlop_demo:main"``, it takes what the driver's own URI would say::
+
+    ctr run --log-uri 'binary:///opt/demo/bin/demo-log?uri=demo:///var/log/c1.log' ...
+
+Under Orlop that is not needed: clients write ``demo:///var/log/c1.log`` and the daemon does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from orlop.errors import InvalidArgument
+from orlop.interfaces.log import LogDriver, LogStreams
+
+# What shims hand over, by number.
+_STDOUT: Final = 3
+_STDERR: Final = 4
+_READY: Final = 5
+
+
+def main_for(make: Callable[[], LogDriver]) -> Callable[[], int]:
+    """The ``main`` of a program that runs the driver which *make* returns; returns the exit status."""
+    return partial(run, make)
+
+
+def run(make: Callable[[], LogDriver]) -> int:
+    """Log both streams until they end, by containerd's logger protocol.
+
+    Descriptor 3 is the container's stdout and 4 its stderr; closing 5 says that the logger is ready. The arguments are
+    pairs of key and value, in any order; only ``uri`` has a meaning.
+    """
+    # Shims send it when the container is deleted, with output still in the pipes. These end by themselves then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        driver = make()
+        uri = uri_of(driver, sys.argv[1:])
+        driver.shim_uri(uri)
+        driver.run(uri, dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True)), streams(os.environ))
+    # Drivers are anybody's code, and nobody else would say why there is no log.
+    except Exception as error:  # noqa: BLE001  # see above
+        print(f"{os.path.basename(sys.argv[0])}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def uri_of(driver: LogDriver, arguments: Sequence[str]) -> str:
+    """The driver's URI among the arguments. Raises `InvalidArgument` when there is none."""
+    found = dict(zip(arguments[::2], arguments[1::2], strict=False)).get("uri", "")
+    if found.partition("://")[0] not in driver.schemes or "://" not in found:
+        wanted = f"{driver.schemes[0]}://..."
+        raise InvalidArgument(f'log URI "{found}": write binary:///path/of/this/program?uri={wanted}')
+    return found
+
+
+def streams(environment: Mapping[str, str]) -> LogStreams:
+    """What the shim handed over."""
+    return LogStreams(
+        stdout=_STDOUT,
+        stderr=_STDERR,
+        container=environment.get("CONTAINER_ID", ""),
+        namespace=environment.get("CONTAINER_NAMESPACE", ""),
+        ready=_ready,
+    )
+
+
+def _ready() -> None:
+    try:
+        # A byte is what newer shims wait for; the close is enough for all others.
+        os.write(_READY, b"1")
+    finally:
+        os.close(_READY)

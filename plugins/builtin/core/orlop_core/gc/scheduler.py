@@ -132,8 +132,10 @@ class CollectionScheduler:
             if delay == 0:
                 await self._collect()
                 continue
+            # Not wait_for: until Python 3.12 it may lose a cancellation that comes together with what it waits for.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._changed.wait()
 
     async def _collect(self) -> None:
         loop = asyncio.get_running_loop()

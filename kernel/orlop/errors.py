@@ -113,28 +113,8 @@ class Unauthenticated(OrlopError):
     code = 16
 
 
-#: google.rpc.Code number -> error class. One table for every transport.
-CODES: Final[dict[int, type[OrlopError]]] = {
-    cls.code: cls
-    for cls in (
-        Cancelled,
-        Unknown,
-        InvalidArgument,
-        DeadlineExceeded,
-        NotFound,
-        AlreadyExists,
-        PermissionDenied,
-        ResourceExhausted,
-        FailedPrecondition,
-        Aborted,
-        OutOfRange,
-        Unimplemented,
-        Internal,
-        Unavailable,
-        DataLoss,
-        Unauthenticated,
-    )
-}
+#: google.rpc.Code number -> error class: all of the above. One table for every transport.
+CODES: Final[dict[int, type[OrlopError]]] = {kind.code: kind for kind in OrlopError.__subclasses__()}
 
 
 def from_code(code: int, message: str) -> OrlopError:

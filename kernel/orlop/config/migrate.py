@@ -39,34 +39,23 @@ _RENAMED: Final = {
     f"{_P}internal.v1.restart": f"{_P}monitor.container.v1.restart",
 }
 
-_CRI_SERVER_KEYS: Final = (
-    "disable_tcp_service",
-    "stream_server_address",
-    "stream_server_port",
-    "stream_idle_timeout",
-    "enable_tls_streaming",
-    "x509_key_pair_streaming",
+#: Keys of the CRI plugin that stayed with its service.
+_CRI_SERVER_KEYS: Final = frozenset(
+    "disable_tcp_service stream_server_address stream_server_port stream_idle_timeout "
+    "enable_tls_streaming x509_key_pair_streaming".split()
 )
+#: And those that went to its images.
 _CRI_IMAGE_KEYS: Final[dict[Key, Key]] = {
     ("sandbox_image",): ("pinned_images", "sandbox"),
-    ("registry",): ("registry",),
-    ("image_decryption",): ("image_decryption",),
-    ("max_concurrent_downloads",): ("max_concurrent_downloads",),
-    ("image_pull_progress_timeout",): ("image_pull_progress_timeout",),
-    ("image_pull_with_sync_fs",): ("image_pull_with_sync_fs",),
-    ("stats_collect_period",): ("stats_collect_period",),
-    ("containerd", "snapshotter"): ("snapshotter",),
-    ("containerd", "disable_snapshot_annotations"): ("disable_snapshot_annotations",),
+    **{(key,): (key,) for key in ("registry", "image_decryption", "max_concurrent_downloads")},
+    **{(key,): (key,) for key in ("image_pull_progress_timeout", "image_pull_with_sync_fs", "stats_collect_period")},
+    **{("containerd", key): (key,) for key in ("snapshotter", "disable_snapshot_annotations")},
     ("containerd", "discard_unpacked_layers"): ("discard_unpacked_layers",),
 }
-
+_TCP_KEYS: Final = ("address", "tls_ca", "tls_cert", "tls_key", "tls_common_name")
 _SERVER_MOVES: Final[dict[Key, tuple[str, str]]] = {
     **{("debug", key): (f"{_P}server.v1.debug", key) for key in ("address", "uid", "gid")},
-    ("grpc", "tcp_address"): (f"{_P}server.v1.grpc-tcp", "address"),
-    ("grpc", "tcp_tls_ca"): (f"{_P}server.v1.grpc-tcp", "tls_ca"),
-    ("grpc", "tcp_tls_cert"): (f"{_P}server.v1.grpc-tcp", "tls_cert"),
-    ("grpc", "tcp_tls_key"): (f"{_P}server.v1.grpc-tcp", "tls_key"),
-    ("grpc", "tcp_tls_common_name"): (f"{_P}server.v1.grpc-tcp", "tls_common_name"),
+    **{("grpc", f"tcp_{key}"): (f"{_P}server.v1.grpc-tcp", key) for key in _TCP_KEYS},
     ("metrics", "address"): (f"{_P}server.v1.metrics", "address"),
     ("metrics", "grpc_histogram"): (f"{_P}metrics.v1.grpc-prometheus", "grpc_histogram"),
 }

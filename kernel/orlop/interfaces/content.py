@@ -17,15 +17,12 @@ class ContentReader(Protocol):
     @property
     def size(self) -> int:
         """Bytes in the blob."""
-        ...
 
     async def read_at(self, offset: int, size: int) -> bytes:
         """Up to *size* bytes from *offset*; empty at the end. Raises `OutOfRange` past the end."""
-        ...
 
     async def close(self) -> None:
         """Free the reader. May be called twice."""
-        ...
 
 
 @runtime_checkable
@@ -34,7 +31,6 @@ class LocalReader(Protocol):
 
     def fileno(self) -> int:
         """An open, read-only file descriptor, owned by the reader."""
-        ...
 
 
 @runtime_checkable
@@ -48,11 +44,9 @@ class ContentWriter(Protocol):
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append. The data is hashed on the way."""
-        ...
 
     async def truncate(self, size: int) -> None:
         """Start over. Only 0 is allowed: anything else raises `Unimplemented`."""
-        ...
 
     async def commit(self, *, size: int = 0, expected: str = "", labels: Labels = EMPTY) -> str:
         """Make the blob, durably, and return its digest. 0 and "" mean "do not check".
@@ -60,19 +54,15 @@ class ContentWriter(Protocol):
         Raises `FailedPrecondition` when size or digest differ, `AlreadyExists` when the blob is there already (the
         ingest is dropped then).
         """
-        ...
 
     async def status(self) -> IngestStatus:
         """How far this ingest is."""
-        ...
 
     def digest(self) -> str:
         """Digest of what was written so far."""
-        ...
 
     async def close(self) -> None:
         """Let go of the ref without committing. May be called twice, and after `commit`."""
-        ...
 
 
 @runtime_checkable
@@ -95,23 +85,18 @@ class ContentStore(Protocol):
 
     async def info(self, digest: str) -> ContentInfo:
         """What is known of a blob. Raises `NotFound`."""
-        ...
 
     async def update(self, info: ContentInfo, fieldpaths: Sequence[str] = ()) -> ContentInfo:
         """Change labels: paths ``labels`` or ``labels.<key>``, none for all. Raises `NotFound`, `InvalidArgument`."""
-        ...
 
     def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[ContentInfo]:
         """All blobs that match any of the filters (fields digest, labels), in order of digest."""
-        ...
 
     async def delete(self, digest: str) -> None:
         """Remove a blob. Raises `NotFound`."""
-        ...
 
     async def reader(self, descriptor: Descriptor) -> ContentReader:
         """Open a blob; only the digest is looked at. Raises `NotFound`."""
-        ...
 
     async def writer(self, ref: str, *, total: int = 0, expected: str = "") -> ContentWriter:
         """Open an ingest, or resume one at the offset it had.
@@ -119,23 +104,18 @@ class ContentStore(Protocol):
         Raises `AlreadyExists` when *expected* exists, `Unavailable` when the ref has a writer open,
         `InvalidArgument` for an empty ref.
         """
-        ...
 
     async def status(self, ref: str) -> IngestStatus:
         """One ingest. Raises `NotFound`."""
-        ...
 
     async def statuses(self, filters: Sequence[str] = ()) -> list[IngestStatus]:
         """All ingests that match any of the filters (field ref)."""
-        ...
 
     async def abort(self, ref: str) -> None:
         """Drop an ingest and its data. Raises `NotFound`."""
-        ...
 
     async def close(self) -> None:
         """Free everything. May be called twice."""
-        ...
 
 
 CONTENT: Final = PluginType("io.containerd.content.v1", ContentStore, group="orlop.content.v1", many=True)

@@ -37,7 +37,6 @@ class Differ(Protocol):
         processors by their id; *sync* flushes the file system before returning. Raises `NotFound` for absent content,
         `Unimplemented` for foreign media types, `InvalidArgument` or `DataLoss` for a damaged layer.
         """
-        ...
 
     async def compare(
         self,
@@ -54,7 +53,6 @@ class Differ(Protocol):
         The default media type is OCI's gzip-ed tar. The blob gets the label ``containerd.io/uncompressed`` (its diff
         id) and *labels*. With *source_date_epoch* later times are clamped to it, for reproducible layers.
         """
-        ...
 
 
 DIFFER: Final = PluginType("io.containerd.differ.v1", Differ, group="orlop.differ.v1", many=True)

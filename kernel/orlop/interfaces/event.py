@@ -21,11 +21,9 @@ class EventExchange(Protocol):
 
     async def publish(self, topic: str, payload: AnyMessage) -> None:
         """Publish in the namespace of `orlop.context`. Raises `InvalidArgument` for a malformed topic."""
-        ...
 
     async def forward(self, event: Event) -> None:
         """Pass on an event with its own namespace and timestamp, both required."""
-        ...
 
     def subscribe(self, filters: Sequence[str] = ()) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """Events of all namespaces from this call on that match any of the filters.
@@ -35,7 +33,6 @@ class EventExchange(Protocol):
             async with events.subscribe(['topic~="^/tasks/"']) as stream:
                 async for event in stream: ...
         """
-        ...
 
 
 EVENT: Final = PluginType("io.containerd.event.v1", EventExchange, group="orlop.event.v1")

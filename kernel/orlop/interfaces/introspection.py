@@ -15,7 +15,6 @@ class PluginInformer(Protocol):
 
     async def plugin_info(self, options: AnyMessage | None) -> AnyMessage | None:
         """Whatever the plugin wants to tell, typed."""
-        ...
 
 
 @runtime_checkable
@@ -24,11 +23,9 @@ class Part(Protocol):
 
     async def start(self) -> None:
         """Begin. Called after every plugin had its turn, and before the servers listen."""
-        ...
 
     async def close(self) -> None:
         """End, and wait for what is in progress. May be called twice."""
-        ...
 
 
 @runtime_checkable
@@ -38,18 +35,15 @@ class CommandPlugin(Protocol):
     @property
     def summary(self) -> str:
         """One line for ``orlop --help``."""
-        ...
 
     def configure(self, parser: Any) -> None:
         """Add arguments to an `argparse.ArgumentParser` made for this subcommand."""
-        ...
 
     def run(self, arguments: Any, console: Any) -> int:
         """Do it and return the exit status. ``console`` is the command's: client, output, progress.
 
         Raises the errors of `orlop.errors`, which the command prints.
         """
-        ...
 
 
 INTERNAL: Final = PluginType("io.containerd.internal.v1", Part, group="orlop.internal.v1", many=True)

@@ -34,21 +34,18 @@ class LogDriver(Protocol):
     @property
     def schemes(self) -> tuple[str, ...]:
         """URI schemes, without ``://``. The empty string is a bare path."""
-        ...
 
     def shim_uri(self, uri: str) -> str | None:
         """The URI to hand to the shim when shims know the scheme themselves; None to go through the helper.
 
         Raises `InvalidArgument` for a URI this driver cannot use, so that the mistake shows at create.
         """
-        ...
 
     def run(self, uri: str, options: Mapping[str, str], streams: LogStreams) -> None:
         """Copy both streams until they end. Runs in a process of its own and may block.
 
         *options* is the URI's query. Not called for URIs that `shim_uri` answers.
         """
-        ...
 
 
 LOG_DRIVER: Final = PluginType("io.orlop.log.v1", LogDriver, group="orlop.log.v1", many=True)

@@ -27,7 +27,6 @@ class ProxyKind(Protocol):
         Does not wait for the other side to be there: calls raise `Unavailable` while it is not, and work again once
         it is back. The instance has ``async close()``.
         """
-        ...
 
 
 PROXY: Final = PluginType("io.orlop.proxy.v1", ProxyKind, group="orlop.proxy.v1", many=True)

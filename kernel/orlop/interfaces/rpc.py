@@ -20,12 +20,10 @@ class RpcMessage(Protocol):
 
     def SerializeToString(self) -> bytes:
         """The message as bytes."""
-        ...
 
     @classmethod
     def FromString(cls, data: bytes, /) -> RpcMessage:
         """The message in these bytes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,6 @@ class RpcService(Protocol):
 
     def methods(self) -> Mapping[str, RpcMethod]:
         """Full path (``/containerd.services.version.v1.Version/Version``) to method. Called once, at mounting."""
-        ...
 
 
 @runtime_checkable
@@ -76,15 +73,12 @@ class Server(Protocol):
     @property
     def address(self) -> str:
         """Where it listens: ``unix:///path`` or ``tcp://host:port``; empty before `start`."""
-        ...
 
     async def start(self) -> None:
         """Listen. Raises `orlop.errors.Unavailable` naming the address when that fails."""
-        ...
 
     async def close(self) -> None:
         """Stop listening and close all connections."""
-        ...
 
 
 GRPC_SERVICE: Final = PluginType("io.containerd.grpc.v1", RpcService, group="orlop.grpc.v1", many=True)

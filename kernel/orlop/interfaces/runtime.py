@@ -48,18 +48,15 @@ class ShimLauncher(Protocol):
 
     def claims(self, runtime: str) -> bool:
         """Whether this launcher is for that runtime name or path. The general one (id ``manager``) is asked last."""
-        ...
 
     async def launch(self, request: ShimRequest) -> ShimAddress:
         """Start a shim, or find the one that serves this container's group already.
 
         Raises `NotFound` for a missing binary, `Unavailable` with the shim's own words when it did not start.
         """
-        ...
 
     async def clean(self, request: ShimRequest) -> Exit:
         """Clean up after a dead shim: processes, mounts, runtime state. Returns how the container ended."""
-        ...
 
 
 @runtime_checkable
@@ -68,11 +65,9 @@ class ShimKeeper(Protocol):
 
     async def attach(self, request: ShimRequest) -> None:
         """The runtime found this container's shim again, which an earlier daemon had started."""
-        ...
 
     async def release(self, request: ShimRequest) -> None:
         """The container is gone, its shim as well unless others use it. May be called without `attach` or `launch`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,76 +93,59 @@ class Task(Protocol):
     @property
     def id(self) -> str:
         """The container's id."""
-        ...
 
     @property
     def namespace(self) -> str:
         """The namespace it belongs to."""
-        ...
 
     @property
     def pid(self) -> int:
         """The pid of its first process."""
-        ...
 
     async def state(self, exec_id: str = "") -> ProcessState:
         """The process now."""
-        ...
 
     async def start(self, exec_id: str = "") -> int:
         """Run the created process and return its pid. Raises `FailedPrecondition` in another state."""
-        ...
 
     async def exec(self, exec_id: str, spec: AnyMessage, stdio: Stdio) -> None:
         """Create (not start) another process. Raises `AlreadyExists`, `InvalidArgument` for an empty id."""
-        ...
 
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
         """Send a signal. Raises `NotFound` for a process that has ended, `FailedPrecondition` before start."""
-        ...
 
     async def wait(self, exec_id: str = "") -> Exit:
         """Return when the process has ended; at once if it has. Any number of callers may wait."""
-        ...
 
     async def delete(self, exec_id: str = "") -> Exit:
         """Forget a process that is not running; deleting the first one removes the task, its bundle and its shim.
 
         Raises `FailedPrecondition` while it runs.
         """
-        ...
 
     async def pause(self) -> None:
         """Freeze all processes."""
-        ...
 
     async def resume(self) -> None:
         """Thaw them."""
-        ...
 
     async def resize(self, width: int, height: int, *, exec_id: str = "") -> None:
         """Size of the terminal, in characters."""
-        ...
 
     async def close_stdin(self, exec_id: str = "") -> None:
         """End of input. May be called twice."""
-        ...
 
     async def pids(self) -> list[ProcessInfo]:
         """All processes inside."""
-        ...
 
     async def update(self, resources: AnyMessage | None, annotations: Labels = EMPTY) -> None:
         """New limits (``LinuxResources`` of the OCI runtime-spec as JSON)."""
-        ...
 
     async def checkpoint(self, path: str, options: AnyMessage | None = None) -> None:
         """Write a checkpoint into a directory."""
-        ...
 
     async def stats(self) -> AnyMessage | None:
         """Resource use, encoded by the shim."""
-        ...
 
 
 @runtime_checkable
@@ -179,15 +157,12 @@ class Runtime(Protocol):
 
         Raises `AlreadyExists` when the id has a task.
         """
-        ...
 
     async def get(self, id: str) -> Task:
         """Raises `NotFound`."""
-        ...
 
     async def list(self) -> list[Task]:
         """All of this namespace, in order of id."""
-        ...
 
 
 @runtime_checkable
@@ -196,7 +171,6 @@ class RuntimeInformer(Protocol):
 
     async def info(self, runtime: str, options: AnyMessage | None = None) -> bytes:
         """A serialised ``containerd.types.RuntimeInfo``."""
-        ...
 
 
 RUNTIME: Final = PluginType("io.containerd.runtime.v2", Runtime, group="orlop.runtime.v2")

@@ -37,22 +37,18 @@ class Snapshotter(Protocol):
 
     async def stat(self, key: str) -> SnapshotInfo:
         """One snapshot of any kind. Raises `NotFound`."""
-        ...
 
     async def update(self, info: SnapshotInfo, fieldpaths: Sequence[str] = ()) -> SnapshotInfo:
         """Change labels: paths ``labels`` or ``labels.<key>``, none for all. Raises `NotFound`, `InvalidArgument`."""
-        ...
 
     async def usage(self, key: str) -> Usage:
         """Disk use of this layer alone. Cheap for committed ones (recorded at commit). Raises `NotFound`."""
-        ...
 
     async def mounts(self, key: str) -> list[Mount]:
         """The mounts of an active snapshot or view, as `prepare` or `view` gave them.
 
         Raises `NotFound`; `FailedPrecondition` for a committed snapshot.
         """
-        ...
 
     async def prepare(self, key: str, parent: str = "", *, labels: Labels = EMPTY) -> list[Mount]:
         """Make an active snapshot on top of *parent* ("" for an empty tree, whose root is 0755 root:root).
@@ -60,11 +56,9 @@ class Snapshotter(Protocol):
         Raises `AlreadyExists` for a used key, `NotFound` for an unknown parent, `InvalidArgument` for one that is not
         committed.
         """
-        ...
 
     async def view(self, key: str, parent: str = "", *, labels: Labels = EMPTY) -> list[Mount]:
         """Make a read-only view of *parent*. Raises as `prepare`."""
-        ...
 
     async def commit(self, name: str, key: str, *, parent: str = "", labels: Labels = EMPTY) -> None:
         """Turn the active snapshot *key* into the committed *name*. Labels of the key are dropped.
@@ -72,19 +66,15 @@ class Snapshotter(Protocol):
         *parent* is for snapshotters with the capability ``rebase``: it gives a snapshot prepared without a parent one.
         Raises `NotFound`, `AlreadyExists` for a used name, `FailedPrecondition` for a snapshot that is not active.
         """
-        ...
 
     async def remove(self, key: str) -> None:
         """Remove a snapshot of any kind. Raises `NotFound`; `FailedPrecondition` while it has children."""
-        ...
 
     def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
         """All snapshots that match any of the filters (kind, name, parent, labels). Other calls may be made within."""
-        ...
 
     async def close(self) -> None:
         """Free everything. May be called twice."""
-        ...
 
 
 @runtime_checkable
@@ -93,7 +83,6 @@ class Cleaner(Protocol):
 
     async def cleanup(self) -> None:
         """Give back the disk space of removed snapshots. Safe at any time, also after a crash."""
-        ...
 
 
 SNAPSHOTTER: Final = PluginType("io.containerd.snapshotter.v1", Snapshotter, group="orlop.snapshotter.v1", many=True)

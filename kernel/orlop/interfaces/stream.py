@@ -23,15 +23,12 @@ class RunningStream(Protocol):
 
     def fileno(self) -> int:
         """The read end of its output. The caller reads it to the end, or calls `close`."""
-        ...
 
     async def wait(self) -> None:
         """Return when the processor ended well; raise, with what it said on stderr, when it did not."""
-        ...
 
     async def close(self) -> None:
         """Stop and free everything. May be called twice, and at any time."""
-        ...
 
 
 @runtime_checkable
@@ -43,14 +40,12 @@ class StreamProcessor(Protocol):
 
         Configured processors are asked before built-in ones, and a later declared one before an earlier one.
         """
-        ...
 
     async def open(self, source: int, media_type: str, payload: AnyMessage | None = None) -> RunningStream:
         """Start on *source*, a readable descriptor (file, pipe or socket), which stays the caller's to close.
 
         *payload* is what the client sent for this processor's id.
         """
-        ...
 
 
 @runtime_checkable
@@ -63,7 +58,6 @@ class CodecProcessor(Protocol):
         ``"sniff"``-like processors decide by the first bytes. The worker imports it in an interpreter with the site
         packages of this environment, and nothing of the daemon.
         """
-        ...
 
 
 STREAM_PROCESSOR: Final = PluginType(

@@ -32,27 +32,21 @@ class Tasks(Protocol):
 
     async def create(self, container: str, options: TaskOptions) -> Task:
         """Raises `NotFound` for an unknown container, `AlreadyExists` when it has a task."""
-        ...
 
     async def get(self, container: str) -> Task:
         """Raises `NotFound`."""
-        ...
 
     async def states(self, filters: Sequence[str] = ()) -> list[ProcessState]:
         """The state of every task; a shim that does not answer in time counts as `TaskStatus.UNKNOWN`."""
-        ...
 
     async def metrics(self, filters: Sequence[str] = ()) -> list[Metric]:
         """Figures of every running task that match any of the filters (id, namespace)."""
-        ...
 
     async def exec(self, container: str, exec_id: str, spec: AnyMessage, stdio: Stdio) -> None:
         """As `Task.exec`, with log URIs resolved by the log drivers."""
-        ...
 
     async def checkpoint(self, container: str, options: AnyMessage | None = None) -> list[Descriptor]:
         """Checkpoint into the content store (or the path that the options name) and return what was stored."""
-        ...
 
 
 TASKS: Final = PluginType("io.containerd.service.v1", Tasks, group="orlop.service.v1", many=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from orlop.config import Config, dump, load, seconds
+from orlop.config import Config, load, seconds
 from orlop.config.document import Document, SyntaxFault
 from orlop.config.migrate import long_name
 from orlop.errors import ConfigError
@@ -282,26 +282,3 @@ def test_go_durations(text: str, value: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="write for example"):
         seconds(text)
-
-
-def test_defaults_are_a_valid_config_with_every_key_explained(tmp_path: Path) -> None:
-    text = dump.default([one])
-    config = load(write(tmp_path / "c.toml", text.replace("strict = false", "strict = true")))
-    assert checked(config)[one.uri] == ThingConfig()
-    assert "# Where.\n# root_path is unset\n" in text
-    assert '# Directory of what must last.\nroot = "/var/lib/containerd"' in text
-
-
-def test_a_dump_says_where_values_come_from_and_reads_back(tmp_path: Path) -> None:
-    file = write(tmp_path / "c.toml", 'version = 2\n[grpc]\naddress = "/x"\n[plugins."a.b".c]\nlist = [{x = 1}, 2.5]\n')
-    text = dump.effective(load(file).document)
-    assert f'address = "/x"  # {file}:3' in text
-    again = load(write(tmp_path / "d.toml", text))
-    assert again.document.data == load(file).document.data
-
-
-def test_the_schema_covers_every_plugin() -> None:
-    schema = dump.schema([one])
-    table = schema["properties"]["plugins"]["properties"][one.uri]
-    assert table["properties"]["root_path"]["description"] == "Where."
-    assert "Limits" in schema["$defs"]

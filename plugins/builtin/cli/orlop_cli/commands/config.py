@@ -7,13 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from orlop.config import Config, dump, load
+from orlop.config import Config, load
 from orlop.discovery import AnyRegistration, discover
 from orlop.errors import ConfigError, LoadError
 from orlop.interfaces.introspection import COMMAND, CommandPlugin, command
 from orlop.kernel import Kernel
 from orlop.plugin import InitContext
 from orlop_cli.console import Console
+from orlop_sdk import configfile
 
 
 class ConfigCommand:
@@ -41,7 +42,7 @@ class ConfigCommand:
 
 
 def _default(file: Path | None, console: Console) -> int:
-    print(dump.default(_installed()), end="")
+    print(configfile.default(_installed()), end="")
     return 0
 
 
@@ -51,12 +52,12 @@ def _dump(file: Path | None, console: Console) -> int:
     if console.format == "json":
         console.json(config.document.data)
     else:
-        print(dump.effective(config.document), end="")
+        print(configfile.effective(config.document), end="")
     return 0
 
 
 def _schema(file: Path | None, console: Console) -> int:
-    console.json(dump.schema(_installed()))
+    console.json(configfile.schema(_installed()))
     return 0
 
 

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from orlop.blocking import Call, Pool, SerialWorker, run_blocking
+from orlop.blocking import Pool, run_blocking
 from orlop.errors import DataLoss, FailedPrecondition, Internal, OrlopError, ResourceExhausted, Unavailable
 from orlop.values import Event
 from orlop_core.metadata import schema
 from orlop_core.metadata.times import now_micros
+from orlop_sdk.storage.serial import Call, SerialWorker
 
 _log = logging.getLogger(__name__)
 

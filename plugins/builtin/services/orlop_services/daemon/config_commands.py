@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orlop.config import Config, dump, from_data
+from orlop.config import Config, from_data
 from orlop.config.document import Document
 from orlop.discovery import AnyRegistration
 from orlop.errors import ConfigError
 from orlop.kernel import Kernel
+from orlop_sdk import configfile
 from orlop_services.daemon.run import read_config
 
 
@@ -30,10 +31,10 @@ def config(arguments: argparse.Namespace) -> int:
 
 def _text(arguments: argparse.Namespace) -> str:
     if arguments.action == "default":
-        return dump.default(registration for registration, _ in _select(from_data({})))
+        return configfile.default(registration for registration, _ in _select(from_data({})))
     found = read_config(arguments)
     complete = _complete(found)
-    return dump.effective(found.document if arguments.action == "migrate" else complete)
+    return configfile.effective(found.document if arguments.action == "migrate" else complete)
 
 
 def _select(found: Config) -> list[tuple[AnyRegistration, BaseModel | None]]:

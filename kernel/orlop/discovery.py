@@ -21,20 +21,22 @@ from orlop.plugin import TYPE_GROUP, PluginType, Registration
 from orlop.trust import Lock
 
 AnyRegistration = Registration[Any, Any]
+Loader = Callable[[], AnyRegistration]
 
 
 class Candidate:
     """A plugin that could be loaded: its URI, who offers it, and how to import it.
 
-    ``load`` raises `LoadError`. The origin of an entry point is worked out when somebody asks: it takes parsing the
-    distribution's metadata.
+    ``load`` raises `LoadError`. Candidates with equal *target*, the entry point if none is given, are the same plugin.
+    The origin of an entry point is worked out when somebody asks: it takes parsing the distribution's metadata.
     """
 
-    def __init__(self, type: str, id: str, origin: str | EntryPoint, load: Callable[[], AnyRegistration]) -> None:
+    def __init__(self, type: str, id: str, origin: str | EntryPoint, load: Loader, target: object = None) -> None:
         self.type: Final = type
         self.id: Final = id
         self.uri: Final = f"{type}.{id}"
         self.load: Final = load
+        self.target: Final = origin if target is None else target
         self._origin = origin
 
     @cached_property
@@ -64,16 +66,16 @@ class Catalogue:
             candidate = Candidate(candidate.type, candidate.id, f"{rival.origin}; {candidate.origin}", _raiser(error))
         self.candidates[candidate.uri] = candidate
 
-    def choose(self, uri: str, target: str, origin: str) -> None:
-        """Add the plugin *uri* from ``module:attribute``, in place of whatever offers it."""
+    def chosen(self, uri: str, target: str, origin: str) -> Candidate:
+        """The plugin *uri* from ``module:attribute``, whatever else offers it. Raises `LoadError` as `split`."""
         type_name, id = self.split(uri, origin)
         entry = EntryPoint(name=id, value=target, group="plugin_modules")
-        self.candidates[uri] = Candidate(type_name, id, f"{target}, {origin}", lambda: _load(entry, uri, origin))
+        return Candidate(type_name, id, f"{target}, {origin}", lambda: _load(entry, uri, origin), target)
 
     def register(self, registration: AnyRegistration, origin: str) -> None:
         """Add a plugin that is in memory already."""
         self.types.setdefault(registration.type.name, registration.type)
-        self.add(Candidate(registration.type.name, registration.id, origin, lambda: registration))
+        self.add(Candidate(registration.type.name, registration.id, origin, lambda: registration, registration))
 
     def split(self, uri: str, origin: str = "") -> tuple[str, str]:
         """The type and id of a URI. Raises `LoadError` when no known type begins it."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from orlop.discovery import AnyRegistration
@@ -47,13 +47,3 @@ def cycles(graph: Edges) -> list[list[str]]:
                 needs.difference_update(ring)
         else:
             return found
-
-
-def dependents(of: Iterable[str], graph: Edges) -> list[str]:
-    """All plugins that need one of these, directly or not, furthest first: the order to stop them in."""
-    order = [node for node in TopologicalSorter(graph).static_order() if node in graph]
-    affected = set(of)
-    for node in order:
-        if graph[node] & affected:
-            affected.add(node)
-    return [node for node in reversed(order) if node in affected and node not in set(of)]

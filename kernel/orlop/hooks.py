@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import pluggy
@@ -43,6 +44,14 @@ class Hooks:
     @hookspec
     def orlop_adjust_spec(self, namespace: str, container: str, spec: dict[str, Any]) -> None:
         """Change a container's OCI runtime spec, in place, before its task is created. Raise to refuse it."""
+
+    @hookspec
+    def orlop_plugin_users(self, uri: str) -> list[str] | Awaitable[list[str]]:
+        """Name what would be lost or stuck without the plugin *uri*: containers, running tasks (``container "a/b"``).
+
+        A plugin that has such users is not stopped unless the operator insists. May return an awaitable.
+        """
+        return []
 
     @hookspec
     def orlop_plugin_state(self, status: PluginStatus) -> None:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 import platform as host
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from orlop.config import Config
+from orlop.config.settings import ProxyPlugin, StreamProcessor
 from orlop.discovery import AnyRegistration, Candidate, Catalogue, discover
 from orlop.errors import ConfigError, InitError, LoadError, NotFound, PluginError
 from orlop.interfaces.proxy import PROXY
+from orlop.live import Live
 from orlop.plugin import InitContext, PluginConfig, PluginType, ProxyTarget, Registration
-from orlop.registry import OK, SKIPPED, WAITING, LiveMapping, Registry, View, closure
+from orlop.registry import OK, SKIPPED, WAITING, Entry, Facts, LiveMapping, Registry, View, closure
 from orlop.trust import Lock
 
 T = TypeVar("T")
@@ -50,14 +52,21 @@ class Kernel:
         plugins: Sequence[AnyRegistration] = (),
         leave_out: Collection[str] = ("io.orlop.command.v1",),
     ) -> None:
-        self.config: Final = config
+        self.config = config
         self.registry: Final = Registry(self._context)
+        self.plugins: Final = Live(self)
+        self.registry.plugins = self.plugins
         self.catalogue = Catalogue()
+        self.selected: dict[str, Facts | None] = {}
+        self._again: Final[Callable[[Config], Kernel]] = lambda config: Kernel(
+            config, properties=properties, only=only, plugins=plugins, leave_out=leave_out
+        )
         self._properties = dict(properties or {})
         self._only = only
         self._plugins = plugins
         self._leave_out = leave_out
-        self._selected = False
+        # Where plugins keep things does not change while they run.
+        self._root, self._state = Path(config.settings.root), Path(config.settings.state)
 
     async def start(self) -> None:
         """Bring everything up.
@@ -65,16 +74,18 @@ class Kernel:
         Raises `ConfigError` with all faults of the config before anything is initialised, and `InitError` when a
         plugin that the config requires is not ok; what did come up is closed again then.
         """
-        if not self._selected:
+        if not self.selected:
             self.select()
-        await self.registry.initialise()
-        try:
-            self._check_required()
-            await self.registry.start()
-            self._check_required()
-        except PluginError:
-            await self.close()
-            raise
+        async with self.plugins.lock:
+            await self.registry.initialise()
+            try:
+                self._check_required()
+                await self.registry.start()
+                self._check_required()
+            except PluginError:
+                await self.registry.close()
+                raise
+            self.plugins.open = True
 
     def select(self) -> None:
         """Discover, choose and load plugins and validate their config, without initialising any.
@@ -87,17 +98,36 @@ class Kernel:
                 continue
             self.registry.add(candidate)
             if (where := self.config.disabled(candidate.uri)) is not None:
-                self.registry.disable(candidate.uri, str(where))
+                self.registry.disable(candidate.uri, f"in {where}")
         for fault in self.catalogue.faults:
             _log.error("%s", fault)
         self._load()
         self._configure()
         self.config.raise_faults()
-        self._selected = True
+        self.selected = {uri: entry.facts for uri, entry in self.registry.entries.items()}
+
+    def reread(self) -> Kernel:
+        """A kernel like this one with the config that the files hold now: selected, and not for starting.
+
+        Blocks. Raises `ConfigError`, also when a plugin that the config requires would not run.
+        """
+        fresh = self._again(self.config.reread())
+        fresh.select()
+        if lines := fresh.unmet(WAITING):
+            raise ConfigError(lines)
+        return fresh
+
+    def follow(self, files: Kernel) -> None:
+        """Take over the config of such a kernel."""
+        files.catalogue.types.update(self.catalogue.types)
+        self.config, self.catalogue, self.selected = files.config, files.catalogue, files.selected
+        self.registry.config_warnings[:] = files.config.findings.warnings
 
     async def close(self) -> None:
         """Close all plugins in reverse order. May be called twice."""
-        await self.registry.close()
+        async with self.plugins.lock:
+            self.plugins.open = False
+            await self.registry.close()
 
     def get(self, type: PluginType[T], id: str = "") -> T:
         """The working plugin of *type* with that id, or the only one. Raises `NotFound` with the reason."""
@@ -133,22 +163,28 @@ class Kernel:
         for uri, target in settings.plugin_modules.items():
             where = str(self.config.origin("plugin_modules", uri))
             try:
-                if lock is not None:
-                    raise LoadError(
-                        'may not be used with plugin_trust = "locked"; name it by an entry point', plugin=uri
-                    )
-                catalogue.choose(uri, target, where)
+                catalogue.candidates[uri] = self.chosen(uri, target, where, catalogue)
             except LoadError as error:
                 self.config.findings.faults.append(f"{where}: plugin_modules: {error}")
         for registration in self._plugins:
             catalogue.register(registration, "the embedding program")
-        for name, proxy in settings.proxy_plugins.items():
-            remote = ProxyTarget(proxy.address, proxy.model_dump())
-            self._derive(catalogue, ("proxy_plugins", name), proxy.type, remote)
-        for name, processor in settings.stream_processors.items():
-            program = ProxyTarget(processor.path, processor.model_dump())
-            self._derive(catalogue, ("stream_processors", name), _STREAM_KIND, program)
+        tables: list[tuple[str, str, str, ProxyPlugin | StreamProcessor]] = [
+            *(("proxy_plugins", name, proxy.type, proxy) for name, proxy in settings.proxy_plugins.items()),
+            *(("stream_processors", name, _STREAM_KIND, item) for name, item in settings.stream_processors.items()),
+        ]
+        for key, name, kind, table in tables:
+            where = str(self.config.origin(key, name))
+            try:
+                catalogue.add(self.derived(name, kind, table, where, catalogue))
+            except LoadError as error:
+                self.config.findings.faults.append(f"{where}: {key}.{name}: {error.args[0]}")
         return catalogue
+
+    def chosen(self, uri: str, target: str, where: str, catalogue: Catalogue | None = None) -> Candidate:
+        """The plugin *uri* from ``module:attribute``. Raises `LoadError`."""
+        if self.config.settings.plugin_trust == "locked":
+            raise LoadError('may not be used with plugin_trust = "locked"; name it by an entry point', plugin=uri)
+        return (catalogue or self.catalogue).chosen(uri, target, where)
 
     def _lock(self) -> Lock | None:
         """The lock that the config asks for. Raises `ConfigError` when it cannot be used: nothing is trusted then."""
@@ -163,37 +199,39 @@ class Kernel:
             self.config.findings.faults.append(f"{where}: {error}")
             raise ConfigError(self.config.findings.faults) from error
 
-    def _derive(self, catalogue: Catalogue, key: tuple[str, str], kind: str, target: ProxyTarget) -> None:
-        """Add the plugin that a table of the config describes, made by a proxy kind."""
-        where = self.config.origin(*key)
-        kinds = {id: uri for uri, id in _ids(catalogue, PROXY.name)}
-        try:
-            loaded = {id: catalogue.candidates[uri].load() for id, uri in kinds.items()}
-        except LoadError as error:
-            self.config.findings.faults.append(f"{where}: {'.'.join(key)}: {error}")
-            return
-        chosen = next((id for id, item in loaded.items() if kind in (id, item.exports.get("target"))), None)
-        if chosen is None or loaded[chosen].exports.get("target") not in catalogue.types:
+    def derived(
+        self, name: str, kind: str, table: ProxyPlugin | StreamProcessor, where: str, catalogue: Catalogue | None = None
+    ) -> Candidate:
+        """The plugin that a proxy kind makes of a table. Raises `LoadError`."""
+        catalogue = catalogue or self.catalogue
+        kinds = {item.id: item.load() for item in catalogue.candidates.values() if item.type == PROXY.name}
+        chosen = next((id for id, item in kinds.items() if kind in (id, item.exports.get("target"))), None)
+        if chosen is None or kinds[chosen].exports.get("target") not in catalogue.types:
             valid = ", ".join(sorted(kinds)) or "none are installed"
-            self.config.findings.faults.append(f'{where}: {".".join(key)}: unknown kind "{kind}"; valid: {valid}')
-            return
-        type = catalogue.types[loaded[chosen].exports["target"]]
-        registration = _proxied(type, key[1], chosen, target)
-        catalogue.add(Candidate(type.name, key[1], str(where), lambda: registration))
+            raise LoadError(f'unknown kind "{kind}"; valid: {valid}')
+        address = table.address if isinstance(table, ProxyPlugin) else table.path
+        target = ProxyTarget(address, table.model_dump())
+        type = catalogue.types[kinds[chosen].exports["target"]]
+        registration = _proxied(type, name, chosen, target)
+        return Candidate(type.name, name, where, lambda: registration, target)
 
     def _load(self) -> None:
         wanted = None if self._only is None else closure(self._only, self.registry)
         for uri in list(self.registry.entries):
             if wanted is not None and uri not in wanted:
                 del self.registry.entries[uri]
-        mine = f"{host.system().lower()}/{_ARCHITECTURES.get(host.machine(), host.machine())}"
         for entry in self.registry.entries.values():
             if entry.state == WAITING and entry.registration is None:
                 self.registry.load(entry.uri)
-            platforms = entry.registration.platforms if entry.registration else ()
-            if entry.state == WAITING and platforms and mine not in platforms:
-                entry.state, entry.cause = SKIPPED, entry.uri
-                entry.reason = f"skip plugin: runs on {', '.join(platforms)}, this host is {mine}"
+            self.skip_foreign(entry)
+
+    def skip_foreign(self, entry: Entry) -> None:
+        """Mark a waiting plugin that is not for this host."""
+        mine = f"{host.system().lower()}/{_ARCHITECTURES.get(host.machine(), host.machine())}"
+        platforms = entry.registration.platforms if entry.registration else ()
+        if entry.state == WAITING and platforms and mine not in platforms:
+            entry.state, entry.cause = SKIPPED, entry.uri
+            entry.reason = f"skip plugin: runs on {', '.join(platforms)}, this host is {mine}"
 
     def _configure(self) -> None:
         registrations = {uri: entry.registration for uri, entry in self.registry.entries.items() if entry.registration}
@@ -204,26 +242,26 @@ class Kernel:
         for warning in self.config.findings.warnings:
             _log.warning("%s", warning)
 
-    def _check_required(self) -> None:
-        lines = []
+    def unmet(self, *fine: str) -> list[str]:
+        """The plugins that the config requires and that are in no state of *fine*, each with the reason."""
+        where, lines = self.config.origin("required_plugins"), []
         for uri in self.config.settings.required_plugins:
             entry = self.registry.entries.get(uri)
-            if entry is None:
-                lines.append(f"{self.config.origin('required_plugins')}: {uri} is required, but not installed")
-            elif entry.state != OK:
-                lines.append(
-                    f"{self.config.origin('required_plugins')}: {uri} is required, but {entry.state}: {entry.reason}"
-                )
-        if lines:
+            if entry is None or entry.state not in fine:
+                how = f"{entry.state}: {entry.reason}" if entry is not None else "not installed"
+                lines.append(f"{where}: {uri} is required, but {how}")
+        return lines
+
+    def _check_required(self) -> None:
+        if lines := self.unmet(OK):
             raise InitError("\n".join(lines))
 
     def _context(self, registration: AnyRegistration, config: PluginConfig, view: View) -> InitContext[Any]:
-        settings = self.config.settings
         return InitContext(
             registration,
             config,
-            root=Path(settings.root),
-            state=Path(settings.state),
+            root=self._root,
+            state=self._state,
             resolver=view,
             properties=self._properties,
             timeouts=self.config.timeouts,
@@ -231,10 +269,6 @@ class Kernel:
 
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-
-
-def _ids(catalogue: Catalogue, type: str) -> list[tuple[str, str]]:
-    return [(uri, candidate.id) for uri, candidate in catalogue.candidates.items() if candidate.type == type]
 
 
 def _proxied(type: PluginType[Any], id: str, kind: str, target: ProxyTarget) -> AnyRegistration:

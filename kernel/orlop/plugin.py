@@ -177,21 +177,82 @@ class PluginStatus:
         return f"{self.type}.{self.id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of the running plugins did, or, as a plan, would do. Plugins are named by URI, in order."""
+
+    started: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Plugins that the config changes but that stay as they are, each with what uses it."""
+    settings: tuple[str, ...] = ()
+    """Keys of the config's top level that have changed and count after a restart of the daemon only."""
+    warnings: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Plugins(Protocol):
-    """The registry as plugins see it: what is there, and how it is."""
+    """The running plugins: what is there, how it is, and verbs to change it.
+
+    **Changes** happen one at a time, in the order of the calls, and each runs to its end even if its caller is
+    cancelled. What is not concerned goes on meanwhile. A plugin *needs* another if it took its instance with
+    `InitContext.get`, or requires what nothing else offers; one that follows it through `InitContext.all` does not
+    notice. Plugins that could not run for want of another come up with it.
+
+    **Refusals**: a plugin that others need is not stopped unless *cascade* says to stop those first (they are started
+    again where they can), and one that data or running tasks depend on (hook ``orlop_plugin_users``) or that the config
+    requires is not stopped unless *force* says so, which implies *cascade*. The error is `PluginInUse`, and names them.
+    Every refusal, and every fault of a config (`ConfigError`), comes before anything is changed.
+
+    Not to be awaited in a factory, in ``start()`` or in ``close()``, which are parts of changes themselves.
+    """
 
     def statuses(self) -> list[PluginStatus]:
         """All plugins, in the order of their initialisation."""
-        ...
 
     def instance(self, uri: str) -> object | None:
         """The live instance, or None unless the plugin is ok."""
-        ...
 
     def warnings(self) -> list[str]:
         """What the config's reader warned about, with file and line."""
-        ...
+
+    async def enable(self, uri: str) -> Change:
+        """Bring up a plugin that is disabled, or try again one that failed or was skipped.
+
+        Raises `InitError` with the reason when it does not come up.
+        """
+
+    async def disable(self, uri: str, *, by: str, cascade: bool = False, force: bool = False) -> Change:
+        """Stop a plugin and keep it off until it is enabled, or the daemon restarts. *by* says who does, in reasons."""
+
+    async def reload(
+        self, uri: str, config: Mapping[str, Any] | None = None, *, cascade: bool = False, force: bool = False
+    ) -> Change:
+        """Start a plugin anew with that table as its config, or with what the config files say now.
+
+        Raises `InitError` when it does not come up with it; it runs with the old config again then.
+        """
+
+    async def add(self, plugin: Registration[Any, Any], config: Mapping[str, Any] | None = None) -> Change:
+        """Bring up a plugin of this process. One that does not come up (`InitError`) is not added."""
+
+    async def add_module(self, uri: str, target: str, config: Mapping[str, Any] | None = None) -> Change:
+        """As `add`, from ``module:attribute``, as under ``[plugin_modules]``."""
+
+    async def add_proxy(self, name: str, table: Mapping[str, Any]) -> Change:
+        """As `add`, from what would be the table ``[proxy_plugins.<name>]``."""
+
+    async def remove(self, uri: str, *, cascade: bool = False, force: bool = False) -> Change:
+        """Stop a plugin and forget it. Raises `FailedPrecondition` for one that an installed distribution declares."""
+
+    async def reload_config(self, *, dry_run: bool = False, force: bool = False) -> Change:
+        """Read the config files again and make the running plugins follow what has changed in them.
+
+        Changes that were made live stay where the files do not say something new. A plugin that cannot be stopped for
+        its users' sake is kept as it is; other plugins that need a changed one are restarted. A *dry_run* returns the
+        plan.
+        """
 
 
 class InitContext(Generic[C]):
@@ -245,7 +306,7 @@ class InitContext(Generic[C]):
 
     @property
     def plugins(self) -> Plugins:
-        """The registry's view of all plugins."""
+        """All plugins, to look at and to change."""
         return self._resolver.plugins
 
     @property
@@ -278,21 +339,17 @@ class Resolver(Protocol):
 
     @property
     def plugins(self) -> Plugins:
-        """The registry's view of all plugins."""
-        ...
+        """All plugins."""
 
     @property
     def hooks(self) -> Any:
         """Caller of all hooks."""
-        ...
 
     def get(self, type: PluginType[T], id: str) -> T:
         """See `InitContext.get`."""
-        ...
 
     def all(self, type: PluginType[T]) -> Mapping[str, T]:
         """See `InitContext.all`."""
-        ...
 
 
 def _directory(path: Path, mode: int = 0o700) -> Path:

@@ -10,7 +10,8 @@ Every plugin is in one of five states::
     disabled   switched off in the config; its code was never imported
 
 When one plugin is off, those that need it say so with the *root cause*, and only the root cause is logged as an error.
-Nothing here assumes that the set of plugins stays as it is: states are looked up when they are asked for.
+Nothing here assumes that the set of plugins stays as it is: states are looked up when they are asked for, and each call
+of `initialise` looks again at those whose reason lay outside themselves. How the set may change is for `orlop.live`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import pluggy
 
 from orlop import conformance, graph, hooks
 from orlop.discovery import AnyRegistration, Candidate
 from orlop.errors import DependencyCycle, DuplicatePlugin, InitError, PluginError, RequirementError, SkipPlugin
-from orlop.plugin import InitContext, PluginConfig, PluginStatus, PluginType, Requirement
+from orlop.plugin import InitContext, PluginConfig, Plugins, PluginStatus, PluginType, Requirement
 
 T = TypeVar("T")
 
@@ -40,6 +41,14 @@ SKIPPED: Final = "skipped"
 DISABLED: Final = "disabled"
 
 _log = logging.getLogger("orlop.registry")
+
+
+class Facts(NamedTuple):
+    """What a config says of a plugin: what to load, how to configure it, and whether it is off."""
+
+    target: object
+    config: PluginConfig | None
+    disabled: bool
 
 
 @dataclass
@@ -55,11 +64,20 @@ class Entry:
     instance: Any = None
     exports: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    holds: set[str] = field(default_factory=set)
+    """URIs of the plugins whose instances it took with `InitContext.get`."""
+    hindered: bool = False
+    """Whether what keeps it from running lies outside, so that a change elsewhere may let it run."""
 
     @property
     def uri(self) -> str:
         """The plugin's name everywhere: ``<type>.<id>``."""
         return self.candidate.uri
+
+    @property
+    def facts(self) -> Facts:
+        """What makes it another plugin when it changes."""
+        return Facts(self.candidate.target, self.config, self.state == DISABLED)
 
     def status(self) -> PluginStatus:
         """A copy for everyone to see."""
@@ -90,11 +108,12 @@ class Registry:
         self.entries: Final[dict[str, Entry]] = {}
         self.hooks: Final[pluggy.PluginManager] = hooks.manager()
         self.config_warnings: Final[list[str]] = []
+        self.plugins: Plugins
         self._context = context
         self._order: list[str] = []
-        self._started: list[str] = []
+        self._started: set[str] = set()
 
-    # ---- as plugins see it (orlop.plugin.Plugins) ---------------------------------------------------------------
+    # ---- looking ----------------------------------------------------------------------------------------------------
 
     def statuses(self) -> list[PluginStatus]:
         """All plugins: in the order of their initialisation, then those that had none."""
@@ -106,21 +125,42 @@ class Registry:
         entry = self.entries.get(uri)
         return entry.instance if entry is not None and entry.state == OK else None
 
-    def warnings(self) -> list[str]:
-        """What the config's reader warned about."""
-        return list(self.config_warnings)
+    def instances(self) -> dict[str, object]:
+        """All live instances, in the order of their initialisation."""
+        return {uri: self.entries[uri].instance for uri in self._order if self.entries[uri].state == OK}
 
-    # ---- bringing up ----------------------------------------------------------------------------------------------
+    def dependents(self, uris: Collection[str]) -> list[str]:
+        """The working plugins that cannot stay when these stop, directly or not, in the order to stop them in.
+
+        Those are the ones that took such a plugin's instance, and those that require what nothing else offers.
+        """
+        gone = set(uris)
+        while more := {entry.uri for entry in self.entries.values() if self._loses(entry, gone)} - gone:
+            gone |= more
+        return [uri for uri in reversed(self._order) if uri in gone - set(uris)]
+
+    def _loses(self, entry: Entry, gone: set[str]) -> bool:
+        if entry.state != OK or entry.registration is None:
+            return False
+        working = [
+            {other.uri for other in self._found(need, entry) if other.state == OK}
+            for need in entry.registration.requires
+            if not need.optional
+        ]
+        return bool(entry.holds & gone) or any(offers <= gone for offers in working)
+
+    # ---- bringing up ------------------------------------------------------------------------------------------------
 
     def add(self, candidate: Candidate) -> Entry:
         """Make a plugin known, in state waiting."""
         entry = self.entries[candidate.uri] = Entry(candidate)
         return entry
 
-    def disable(self, uri: str, where: str) -> None:
-        """Switch a plugin off before it is loaded. *where* is the config line that says so."""
+    def disable(self, uri: str, how: str) -> None:
+        """Mark a plugin that does not run as switched off: ``in config.toml:3``, ``by root at 12:00``."""
         entry = self.entries[uri]
-        entry.state, entry.reason, entry.cause = DISABLED, f"disabled in {where}", uri
+        entry.state, entry.reason, entry.cause, entry.hindered = DISABLED, f"disabled {how}", uri, False
+        self._tell(entry)
 
     def load(self, uri: str) -> AnyRegistration | None:
         """Import a waiting plugin's registration; None when that fails, which is then its state."""
@@ -133,12 +173,13 @@ class Registry:
 
     async def initialise(self) -> None:
         """Call the factories of all waiting plugins, each as soon as those that it needs are done."""
-        waiting = {uri: entry.registration for uri, entry in self.entries.items() if entry.state == WAITING}
-        registrations = {uri: registration for uri, registration in waiting.items() if registration is not None}
-        self._refuse_rivals(registrations)
-        self._refuse_cycles(graph.edges(registrations))
-        registrations = {uri: value for uri, value in registrations.items() if self.entries[uri].state == WAITING}
-        sorter = TopologicalSorter(graph.edges(registrations))
+        for entry in self.entries.values():
+            if entry.hindered and entry.state in (FAILED, SKIPPED):
+                entry.state = WAITING
+        self._order = [uri for uri in self._order if uri in self.entries and self.entries[uri].state != WAITING]
+        self._refuse_rivals(self._registrations(WAITING, OK))
+        self._refuse_cycles(graph.edges(self._registrations(WAITING, OK)))
+        sorter = TopologicalSorter(graph.edges(self._registrations(WAITING)))
         sorter.prepare()
         running: dict[asyncio.Task[None], str] = {}
         while sorter.is_active():
@@ -148,6 +189,13 @@ class Registry:
             for task in done:
                 task.result()
                 sorter.done(running.pop(task))
+
+    def _registrations(self, *states: str) -> dict[str, AnyRegistration]:
+        return {
+            uri: entry.registration
+            for uri, entry in self.entries.items()
+            if entry.state in states and entry.registration is not None
+        }
 
     async def start(self) -> None:
         """Call ``start()`` of every instance that has one without parameters, in the order of their needs."""
@@ -160,19 +208,26 @@ class Registry:
             except Exception as error:  # noqa: BLE001  # a plugin's failure is its state, whatever it raised
                 self._fail(entry, _wrapped(error, entry, "start"))
             else:
-                self._started.append(uri)
+                self._started.add(uri)
 
-    async def close(self) -> None:
-        """Close all instances, in the reverse order of their initialisation. May be called twice."""
-        for uri in reversed(self._order):
+    async def stop(self, uris: Collection[str]) -> None:
+        """Take these plugins away and close them, in the reverse order of their initialisation.
+
+        What worked is waiting then: the next `initialise` brings it up again.
+        """
+        for uri in [uri for uri in reversed(self._order) if uri in uris]:
             entry = self.entries[uri]
             instance, entry.instance = entry.instance, None
             if entry.state == OK:
                 entry.state = WAITING
+            self._order.remove(uri)
+            self._started.discard(uri)
             if instance is not None:
                 await self._close(entry, instance)
-        self._order.clear()
-        self._started.clear()
+
+    async def close(self) -> None:
+        """Close all instances, in the reverse order of their initialisation. May be called twice."""
+        await self.stop(self.entries)
 
     async def _close(self, entry: Entry, instance: Any) -> None:
         if self.hooks.has_plugin(entry.uri):
@@ -183,13 +238,15 @@ class Registry:
         try:
             result = close()
             if inspect.isawaitable(result):
-                await result
+                async with asyncio.timeout(_CLOSING):
+                    await result
         except Exception:  # noqa: BLE001  # a plugin that cannot close must not keep the others open
             _log.exception("%s: error while closing", entry.uri, extra={"plugin": entry.uri})
 
     async def _initialise(self, entry: Entry) -> None:
         registration = cast(AnyRegistration, entry.registration)
         began = time.perf_counter()
+        entry.holds, entry.cause, entry.hindered = set(), "", False
         try:
             self._check_requirements(entry, registration)
             context = self._context(registration, entry.config or registration.config(), View(self, registration))
@@ -197,7 +254,7 @@ class Registry:
             if faults := conformance.faults(instance, registration.type.interface):
                 name = registration.type.interface.__name__
                 raise InitError(f"{type(instance).__name__} is no {name}: {'; '.join(faults)}")
-            entry.instance, entry.exports, entry.state = instance, context.exports, OK
+            entry.instance, entry.exports, entry.state, entry.reason = instance, context.exports, OK, ""
             if registration.type.name == hooks.HOOK.name:
                 hooks.add(self.hooks, instance, entry.uri, entry.candidate.origin)
         except Exception as error:  # noqa: BLE001  # a plugin's failure is its state, whatever it raised
@@ -216,10 +273,11 @@ class Registry:
 
     def check(self, requirement: Requirement, entry: Entry) -> list[Entry]:
         """The working plugins that a requirement of *entry* is about. Raises with the root cause when there is none."""
-        found = [other for other in self.entries.values() if _matches(requirement, other) and other is not entry]
+        found = self._found(requirement, entry)
         working = [other for other in found if other.state == OK]
         if working:
             return working
+        entry.hindered = True
         uri, origin = entry.uri, entry.candidate.origin
         if not found:
             self._missing(requirement, entry)
@@ -235,6 +293,9 @@ class Registry:
         entry.cause = root.cause or root.uri
         raise error
 
+    def _found(self, requirement: Requirement, entry: Entry) -> list[Entry]:
+        return [other for other in self.entries.values() if _matches(requirement, other) and other is not entry]
+
     # ---- states ---------------------------------------------------------------------------------------------------
 
     def _refuse_rivals(self, registrations: Mapping[str, AnyRegistration]) -> None:
@@ -243,34 +304,40 @@ class Registry:
             if not registration.type.many:
                 by_type.setdefault(registration.type.name, []).append(self.entries[uri])
         for name, rivals in by_type.items():
-            if len(rivals) > 1:
-                text = " and ".join(f"{rival.uri} ({rival.candidate.origin})" for rival in rivals)
-                for rival in rivals:
-                    message = f"only one plugin of type {name} may be active; disable one of {text}"
-                    self._fail(rival, DuplicatePlugin(message, plugin=rival.uri))
+            text = " and ".join(f"{rival.uri} ({rival.candidate.origin})" for rival in rivals)
+            for rival in rivals if len(rivals) > 1 else ():
+                self._refuse(
+                    rival, DuplicatePlugin(f"only one plugin of type {name} may be active; disable one of {text}")
+                )
 
     def _refuse_cycles(self, needs: graph.Edges) -> None:
         for ring in graph.cycles(needs):
             chain = " needs ".join(f"{uri} ({self.entries[uri].candidate.origin})" for uri in ring)
             for uri in set(ring):
-                self._fail(self.entries[uri], DependencyCycle(f"requires itself: {chain}", plugin=uri))
+                self._refuse(self.entries[uri], DependencyCycle(f"requires itself: {chain}"))
+
+    def _refuse(self, entry: Entry, error: PluginError) -> None:
+        """Do not let a plugin come up. One that works already stays as it is."""
+        if entry.state == WAITING:
+            entry.cause, entry.hindered = "", True
+            self._fail(entry, error)
 
     def _fail(self, entry: Entry, error: PluginError) -> None:
         entry.state = SKIPPED if isinstance(error, SkipPlugin) else FAILED
-        entry.reason = str(error.args[0])
-        if entry.cause and entry.cause != entry.uri:
-            _log.debug("%s: %s", entry.uri, entry.reason, extra={"plugin": entry.uri})
+        known, entry.reason = entry.reason == str(error.args[0]), str(error.args[0])
+        if known or (entry.cause and entry.cause != entry.uri):
+            level = logging.DEBUG
         else:
-            entry.cause = entry.uri
             level = logging.INFO if entry.state == SKIPPED else logging.ERROR
-            text = "%s (%s): %s"
-            _log.log(level, text, entry.uri, entry.candidate.origin, entry.reason, extra={"plugin": entry.uri})
+        entry.cause = entry.cause or entry.uri
+        text = "%s (%s): %s"
+        _log.log(level, text, entry.uri, entry.candidate.origin, entry.reason, extra={"plugin": entry.uri})
 
     def _missing(self, requirement: Requirement, entry: Entry) -> None:
         """What is not installed is a root cause too, and logged once, however many need it."""
         entry.cause = str(requirement)
         others = [other for other in self.entries.values() if other.cause == entry.cause and other is not entry]
-        if not others:
+        if not others and str(requirement) not in entry.reason:
             text = "no installed distribution provides %s, which %s needs"
             _log.error(text, requirement, entry.uri, extra={"plugin": entry.uri})
 
@@ -281,6 +348,8 @@ class Registry:
             _log.exception("a hook on orlop_plugin_state failed")
 
 
+#: Seconds that a plugin gets to close; the others must not wait for one that hangs.
+_CLOSING: Final = 20.0
 _PAST: Final = {FAILED: "failed", SKIPPED: "was skipped", WAITING: "is not ready", OK: "is ok"}
 
 
@@ -307,18 +376,10 @@ class View:
     """The registry as one plugin may use it: only what the plugin said it requires."""
 
     def __init__(self, registry: Registry, registration: AnyRegistration) -> None:
+        self.plugins: Final = registry.plugins
+        self.hooks: Final[Any] = registry.hooks.hook
         self._registry = registry
         self._registration = registration
-
-    @property
-    def plugins(self) -> Registry:
-        """Everyone's states."""
-        return self._registry
-
-    @property
-    def hooks(self) -> Any:
-        """Caller of all hooks."""
-        return self._registry.hooks.hook
 
     def get(self, type: PluginType[T], id: str) -> T:
         """See `orlop.plugin.InitContext.get`."""
@@ -328,6 +389,7 @@ class View:
         if len(found) > 1:
             names = ", ".join(sorted(other.candidate.id for other in found))
             raise RequirementError(f"asked for the one {type.name}, there are several: {names}", plugin=entry.uri)
+        entry.holds.add(found[0].uri)
         return cast(T, found[0].instance)
 
     def all(self, type: PluginType[T]) -> Mapping[str, T]:

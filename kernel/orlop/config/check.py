@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from orlop.config.document import Document, Key, spell
+from orlop.config.document import Document, Key, Origin, spell
+from orlop.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,6 +47,15 @@ def validate(document: Document, key: Key, model: type[M], findings: Findings, *
             wrong = [detail for detail in details if detail["type"] != "extra_forbidden"]
             findings.faults.extend(_wrong(document, key, detail, model) for detail in wrong)
             return None
+
+
+def checked(table: Mapping[str, Any], model: type[M], where: str) -> M:
+    """A table that is in no file as its model. Raises `ConfigError` with all faults, unknown keys among them."""
+    findings = Findings()
+    found = validate(Document(dict(table), {(): Origin(where)}), (), model, findings, strict=True)
+    if found is None or findings.faults:
+        raise ConfigError(findings.faults)
+    return found
 
 
 def nearest(name: str, names: list[str]) -> str:

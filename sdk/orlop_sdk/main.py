@@ -3,8 +3,9 @@
 
 ::
 
+    orlop-sdk new snapshotter demo                      # a folder with a plugin that works
     orlop-sdk check orlop_demo:demo                     # does it do what its interface says?
-    orlop-sdk serve snapshot orlop_demo:demo --socket /run/demo.sock --root /var/lib/demo     # to stock containerd
+    orlop-sdk serve snapshot orlop_demo:demo --socket /run/demo.sock --root /var/lib/demo
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orlop.errors import OrlopError
+from orlop_sdk.scaffold import command as scaffold
 
 _TARGET = "module:attribute of a registration, a plugin's URI, or its id"
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(name)s: %(message)s")
     try:
-        return _serve(options) if options.command == "serve" else _check(options)
+        return int(options.run(options))
     except OrlopError as error:
         if options.debug:
             logging.getLogger("orlop").error("%s", type(error).__name__, exc_info=error)
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("orlop-sdk", description="Tools for authors of plugins.", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="tell what happens, and where an error comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    scaffold.add_to(commands)
     serve = commands.add_parser("serve", help="run a plugin as a proxy plugin, for containerd or Orlop")
     serve.add_argument("kind", choices=("snapshot", "content", "diff"))
     serve.add_argument("target", help=_TARGET)
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--stores", default="", metavar="SOCKET", help="the daemon whose content a differ reads and writes"
     )
+    serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="run the conformance suite of a plugin's interface")
     check.add_argument("target", help=f"{_TARGET}; or KIND=SOCKET of a proxy plugin that runs, such as snapshot=/run/x")
     check.add_argument("--config", type=Path, help="a config file of the daemon's format, for the plugin's table")
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--uri", default="", help="log: where to log to; {place} stands for a new directory")
     check.add_argument("--read", default="", metavar="MODULE:FUNCTION", help="log: gives what was logged to a URI")
+    check.set_defaults(run=_check)
     return parser
 
 

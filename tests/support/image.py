@@ -9,7 +9,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -86,11 +86,13 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict)
     gzipped: bool = True
     architecture: str = "amd64"
+    media_type: str = ""
+    """Of layers that *pack* makes; those that `gzipped` says when empty."""
+    pack: Callable[[bytes], bytes] = bytes
 
     def blobs(self) -> list[tuple[str, bytes]]:
         """Media types and blobs: layers, config and, last, the manifest."""
-        kind = LAYER_GZIP if self.gzipped else LAYER_TAR
-        layers = [(kind, gzip.compress(layer, 6, mtime=0) if self.gzipped else layer) for layer in self.layers]
+        layers = [self._packed(layer) for layer in self.layers]
         config = (CONFIG, encode(self._config()))
         manifest = {
             "schemaVersion": 2,
@@ -108,6 +110,11 @@ class Image:
             diff_id = digest(layer)
             chain.append(digest(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
         return chain
+
+    def _packed(self, layer: bytes) -> tuple[str, bytes]:
+        if self.media_type:
+            return self.media_type, self.pack(layer)
+        return (LAYER_GZIP, gzip.compress(layer, 6, mtime=0)) if self.gzipped else (LAYER_TAR, layer)
 
     def _config(self) -> dict[str, Any]:
         return {

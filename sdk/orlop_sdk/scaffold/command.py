@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from orlop.errors import OrlopError
 from orlop_sdk.scaffold.kinds import KINDS
 from orlop_sdk.scaffold.make import create
 
@@ -26,13 +24,8 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make it, and say what to do next."""
-    try:
-        folder = create(arguments.kind, arguments.name, Path.cwd())
-    except OrlopError as error:
-        print(f"orlop-sdk: {error}", file=sys.stderr)
-        return 1
-    name = folder.name
+    """Make it, and say what to do next. Raises as `create`."""
+    name = create(arguments.kind, arguments.name, Path.cwd()).name
     print(f"{name}/ holds the distribution orlop-{name}. Next:\n")
     print(f"    pip install -e './{name}[test]' && pytest {name}")
     return 0

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from orlop_sdk.main import main
 from orlop_sdk.scaffold import KINDS, create
-from orlop_sdk.scaffold.command import add_to
 
 
 def files(folder: Path) -> set[str]:
@@ -85,10 +84,7 @@ def test_the_command_says_what_comes_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    add_to(parser.add_subparsers())
-    options = parser.parse_args(["new", "log-driver", "mine"])
-    assert options.run(options) == 0
+    assert main(["new", "log-driver", "mine"]) == 0
     assert "pip install -e './mine[test]' && pytest mine" in capsys.readouterr().out
-    assert options.run(options) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert main(["new", "log-driver", "mine"]) == 1
+    assert capsys.readouterr().err.startswith("orlop-sdk: folder")

@@ -141,7 +141,7 @@ def test_the_stream_processor_unpacks(ctr: Ctr, special: Path) -> None:
 def test_the_differ_refuses(ctr: Ctr, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "blocked.tar", {IMAGE: Image((BLOCKED,), gzipped=False)})
     refused = ctr.run("images", "import", str(archive))
-    assert refused.code != 0
+    assert refused.code != 0, str(refused)
     assert "is blocked on this host" in refused.err
 
 
@@ -196,8 +196,8 @@ def test_what_it_cannot_unpack_is_an_error(containerd: Daemon, tmp_path: Path) -
     image = Image(media_type=f"{LAYER_TAR}+my-stream-processor", pack=lambda _: b"this is not xz")
     archive = write_archive(tmp_path / "damaged.tar", {SPECIAL: image})
     refused = containerd.ctr(f"new-{uuid.uuid4().hex}").run("images", "import", str(archive))
-    # containerd 1.6 may look at the digest of what came out before it hears that the program failed.
-    assert "failed to extract layer" in refused.err
+    # What is said differs: containerd may look at the digest of what came out before it hears of the failure.
+    assert refused.code != 0, str(refused)
 
 
 def test_the_log_driver_is_a_program_for_containerd(

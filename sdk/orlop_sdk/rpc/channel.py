@@ -55,11 +55,16 @@ def outgoing(metadata: Metadata = ()) -> list[tuple[str, str | bytes]]:
 
 def incoming(metadata: Metadata) -> AbstractContextManager[None]:
     """The scope that a call with this metadata runs in. Of several values the first counts."""
+    namespace, lease = named(metadata)
+    return context.scope(namespace=namespace, lease=lease)
+
+
+def named(metadata: Metadata) -> tuple[str | None, str | None]:
+    """The namespace and the lease that metadata name."""
     found: dict[str, str] = {}
     for key, value in metadata:
         found.setdefault(key.lower(), value if isinstance(value, str) else value.decode("utf-8", "replace"))
-    namespace = next((found[key] for key in _NAMESPACE_KEYS if key in found), None)
-    return context.scope(namespace=namespace, lease=found.get(context.LEASE_HEADER))
+    return next((found[key] for key in _NAMESPACE_KEYS if key in found), None), found.get(context.LEASE_HEADER)
 
 
 @asynccontextmanager

@@ -18,13 +18,8 @@ import grpc.aio
 from orlop.errors import OrlopError
 from orlop.interfaces.rpc import RpcMethod
 from orlop_sdk.rpc.channel import Metadata, closing, incoming
-from orlop_sdk.rpc.messages import decode, decoded
+from orlop_sdk.rpc.edge import MAX_MESSAGE, argument, status_text, unserved
 from orlop_sdk.rpc.status import failure
-
-#: Largest message either way, in bytes; containerd's limit.
-MAX_MESSAGE: Final = 16 << 20
-#: Status texts travel in a header, for which clients set limits of as little as 8 KiB.
-MAX_STATUS_TEXT: Final = 2048
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -48,12 +43,12 @@ class TableHandler(grpc.GenericRpcHandler):
     def __init__(self, methods: Mapping[str, RpcMethod]) -> None:
         self._methods = methods
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler for a call, or None, which grpc answers with UNIMPLEMENTED."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler for a call."""
         path = str(handler_call_details.method)
         method = self._methods.get(path)
         if method is None:
-            return None
+            return grpc.stream_stream_rpc_method_handler(_refusing(unserved(path, self._methods)))
         metadata = tuple(handler_call_details.invocation_metadata or ())
         behaviour = _guarded(path, metadata, _many(method) if method.server_streaming else _one(method))
         return _MAKERS[method.client_streaming, method.server_streaming](behaviour)
@@ -69,10 +64,10 @@ _MAKERS: Final[dict[tuple[bool, bool], Callable[[Any], grpc.RpcMethodHandler[Any
 
 
 def _guarded(path: str, metadata: Metadata, behaviour: Behaviour) -> Behaviour:
-    async def run(argument: Any, context: Context) -> bytes | None:
+    async def run(received: Any, context: Context) -> bytes | None:
         try:
             with incoming(metadata):
-                return await behaviour(argument, context)
+                return await behaviour(received, context)
         # The edge: whatever a handler raises, the client gets a status; `failure` logs what is a bug.
         except Exception as error:  # noqa: BLE001
             told = failure(error, path)
@@ -81,16 +76,20 @@ def _guarded(path: str, metadata: Metadata, behaviour: Behaviour) -> Behaviour:
     return run
 
 
+def _refusing(error: OrlopError) -> Behaviour:
+    async def refuse(_received: Any, context: Context) -> None:
+        await _abort(context, error)
+
+    return refuse
+
+
 async def _abort(context: Context, error: OrlopError) -> NoReturn:
-    text = str(error)
-    if len(text) > MAX_STATUS_TEXT:
-        text = f"{text[:MAX_STATUS_TEXT]}... ({len(text)} characters)"
-    await context.abort(_STATUS_CODES[error.code], text)
+    await context.abort(_STATUS_CODES[error.code], status_text(error))
 
 
 def _one(method: RpcMethod) -> Behaviour:
-    async def behaviour(argument: Any, _context: Context) -> bytes:
-        response = await method.handler(_argument(method, argument))
+    async def behaviour(received: Any, _context: Context) -> bytes:
+        response = await method.handler(argument(method, received))
         return bytes(response.SerializeToString())
 
     return behaviour
@@ -98,13 +97,9 @@ def _one(method: RpcMethod) -> Behaviour:
 
 def _many(method: RpcMethod) -> Behaviour:
     # A coroutine that writes, not a generator: its scope and clean-up then belong to the call's own task.
-    async def behaviour(argument: Any, context: Context) -> None:
-        async with closing(method.handler(_argument(method, argument))) as responses:
+    async def behaviour(received: Any, context: Context) -> None:
+        async with closing(method.handler(argument(method, received))) as responses:
             async for response in responses:
                 await context.write(response.SerializeToString())
 
     return behaviour
-
-
-def _argument(method: RpcMethod, argument: Any) -> Any:
-    return decoded(method, argument) if method.client_streaming else decode(method, argument)

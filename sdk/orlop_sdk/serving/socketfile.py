@@ -25,7 +25,7 @@ _NAME: Final = "s"
 
 
 class SocketFile:
-    """A socket's place: `prepare`, bind to what it returned, `publish`, and `remove` at the end.
+    """A socket's place: `listen` (or `prepare`, and bind to what it returned), `publish`, and `remove` at the end.
 
     All methods block.
     """
@@ -51,6 +51,17 @@ class SocketFile:
         except OSError as error:
             raise self.failed(error) from error
         return f"/proc/self/fd/{self._directory}/{_NAME}"
+
+    def listen(self) -> socket.socket:
+        """`prepare`, and a socket bound there, for a server of asyncio. Raises as that does."""
+        path = self.prepare()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.bind(path)
+        except OSError as error:
+            listener.close()
+            raise self.failed(error) from error
+        return listener
 
     def publish(self) -> None:
         """Give the bound socket its owner and mode and move it to its place, over a stale one."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One service behind every channel: in this process, over gRPC and over ttrpc, seen through the same client."""
+"""One service behind every channel: in this process, over both gRPC servers and over ttrpc, through the same client."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -25,8 +26,10 @@ from orlop_sdk.api.services.namespaces.v1.namespace_pb2 import (
     Namespace,
 )
 from orlop_sdk.api.services.version.v1.version_pb2 import VersionResponse
+from orlop_sdk.http2.server import Server as Http2Server
 from orlop_sdk.rpc import descriptors
-from orlop_sdk.rpc.grpc_server import MAX_STATUS_TEXT, TableHandler, message_limits
+from orlop_sdk.rpc.edge import MAX_STATUS_TEXT
+from orlop_sdk.rpc.grpc_server import TableHandler, message_limits
 from orlop_sdk.rpc.local import LocalChannel
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.rpc.status import from_status, to_status
@@ -103,6 +106,19 @@ async def grpc_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
+async def http2_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
+    server = Http2Server(methods)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        await server.serve(listener)
+        try:
+            async with grpc.aio.insecure_channel(f"unix://{path}", options=message_limits()) as channel:
+                yield channel
+        finally:
+            await server.close(0)
+
+
+@asynccontextmanager
 async def ttrpc_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
     server = Server(methods)
     await server.listen(str(path))
@@ -113,13 +129,15 @@ async def ttrpc_channel(methods: Methods, path: Path) -> AsyncIterator[Any]:
         await server.close()
 
 
-@pytest.fixture(params=["local", "grpc", "ttrpc"])
+@pytest.fixture(params=["local", "grpc", "http2", "ttrpc"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
     match request.param:
         case "local":
             return local_channel
         case "grpc":
             return lambda methods: grpc_channel(methods, tmp_path / "s")
+        case "http2":
+            return lambda methods: http2_channel(methods, tmp_path / "s")
         case _:
             return lambda methods: ttrpc_channel(methods, tmp_path / "s")
 
@@ -218,7 +236,7 @@ async def test_error_ends_a_stream_after_its_messages(connect: Connect) -> None:
 
 
 # ttrpc has no way to give a call up.
-@pytest.mark.parametrize("connect", ["local", "grpc"], indirect=True)
+@pytest.mark.parametrize("connect", ["local", "grpc", "http2"], indirect=True)
 async def test_leaving_a_stream_ends_its_handler(connect: Connect) -> None:
     service = Content()
     async with connect(dict(service.methods())) as channel:
@@ -248,7 +266,7 @@ async def test_error_ends_both_ways(connect: Connect) -> None:
             await anext(Stub(channel, Streaming.service).Stream(ask()))
 
 
-@pytest.mark.parametrize("connect", ["local", "grpc"], indirect=True)
+@pytest.mark.parametrize("connect", ["local", "grpc", "http2"], indirect=True)
 async def test_cancelled_caller_ends_the_handler(connect: Connect) -> None:
     service = Content()
     async with connect(dict(service.methods())) as channel:
@@ -265,15 +283,20 @@ async def test_cancelled_caller_ends_the_handler(connect: Connect) -> None:
         await asyncio.wait_for(service.ended.wait(), 10)
 
 
-async def test_grpc_cuts_long_status_texts(tmp_path: Path) -> None:
-    async with grpc_channel(dict(Namespaces().methods()), tmp_path / "s") as channel:
+grpc_servers = pytest.mark.parametrize("connect_grpc", [grpc_channel, http2_channel])
+
+
+@grpc_servers
+async def test_grpc_cuts_long_status_texts(connect_grpc: Callable[..., Any], tmp_path: Path) -> None:
+    async with connect_grpc(dict(Namespaces().methods()), tmp_path / "s") as channel:
         with pytest.raises(errors.InvalidArgument, match=r"\(100000 characters\)$") as caught:
             await Stub(channel, Namespaces.service).Get(GetNamespaceRequest(name="long"))
     assert len(str(caught.value)) < MAX_STATUS_TEXT + 40
 
 
-async def test_grpc_refuses_a_malformed_request(tmp_path: Path) -> None:
-    async with grpc_channel(dict(Namespaces().methods()), tmp_path / "s") as channel:
+@grpc_servers
+async def test_grpc_refuses_a_malformed_request(connect_grpc: Callable[..., Any], tmp_path: Path) -> None:
+    async with connect_grpc(dict(Namespaces().methods()), tmp_path / "s") as channel:
         call = channel.unary_unary("/containerd.services.namespaces.v1.Namespaces/Get")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"\xff\xff\xff")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC servers over a live table: a unix socket for local clients, a TCP port for what may be reached from afar."""
+"""gRPC servers over a live table: a unix socket for local clients, a TCP port for what may be reached from afar.
+
+The unix socket, over which nearly all calls come, has the server of `orlop_sdk.http2`; TLS is grpc's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,6 +15,8 @@ import grpc.aio
 from orlop.blocking import run_blocking
 from orlop.errors import InvalidArgument, Unavailable
 from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk.http2.calls import Limits
+from orlop_sdk.http2.server import Server
 from orlop_sdk.rpc.grpc_server import TableHandler
 from orlop_sdk.serving.socketfile import SocketFile
 from orlop_services.servers.config import GrpcConfig, TcpConfig
@@ -25,34 +29,28 @@ class UnixServer:
     """Listens on a unix socket."""
 
     def __init__(self, config: GrpcConfig, methods: Mapping[str, RpcMethod]) -> None:
-        self._config = config
-        self._methods = methods
         self._file = SocketFile(config.address, config.uid, config.gid)
-        self._server: grpc.aio.Server | None = None
+        self._server = Server(methods, Limits(config.max_recv_message_size, config.max_send_message_size))
+        self._address = ""
 
     @property
     def address(self) -> str:
-        return f"unix://{self._file.path}" if self._server is not None else ""
+        return self._address
 
     async def start(self) -> None:
-        server = _server(self._config, self._methods)
-        path = await run_blocking(self._file.prepare)
         try:
-            _bind(server, f"unix:{path}", self._config.address, None)
-            await server.start()
+            await self._server.serve(await run_blocking(self._file.listen))
             await run_blocking(self._file.publish)
         except BaseException:
-            await server.stop(0)
-            await run_blocking(self._file.remove)
+            await self.close()
             raise
-        self._server = server
+        self._address = f"unix://{self._file.path}"
 
     async def close(self) -> None:
+        self._address = ""
         # The file goes first: a client that comes now shall find no socket rather than one nobody answers.
         await run_blocking(self._file.remove)
-        server, self._server = self._server, None
-        if server is not None:
-            await server.stop(_GRACE)
+        await self._server.close(_GRACE)
 
 
 class TcpServer:
@@ -72,7 +70,7 @@ class TcpServer:
         server = _server(self._config, self._methods)
         credentials = await run_blocking(_credentials, self._config)
         try:
-            port = _bind(server, self._config.address, self._config.address, credentials)
+            port = _bind(server, self._config.address, credentials)
             await server.start()
         except BaseException:
             await server.stop(0)
@@ -87,7 +85,7 @@ class TcpServer:
             await server.stop(_GRACE)
 
 
-def _server(config: GrpcConfig | TcpConfig, methods: Mapping[str, RpcMethod]) -> grpc.aio.Server:
+def _server(config: TcpConfig, methods: Mapping[str, RpcMethod]) -> grpc.aio.Server:
     options = [
         ("grpc.max_receive_message_length", config.max_recv_message_size),
         ("grpc.max_send_message_length", config.max_send_message_size),
@@ -95,32 +93,15 @@ def _server(config: GrpcConfig | TcpConfig, methods: Mapping[str, RpcMethod]) ->
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((TableHandler(methods), _Unknown(methods)))
+    server.add_generic_rpc_handlers((TableHandler(methods),))
     return server
 
 
-class _Unknown(grpc.GenericRpcHandler):
-    """Answers what no service does, in the words that Go's servers use and some clients look for."""
-
-    def __init__(self, methods: Mapping[str, RpcMethod]) -> None:
-        self._methods = methods
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        service, _, method = str(handler_call_details.method).removeprefix("/").rpartition("/")
-        known = any(path.startswith(f"/{service}/") for path in self._methods)
-        text = f"unknown method {method} for service {service}" if known else f"unknown service {service}"
-
-        async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
-
-        return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _bind(server: grpc.aio.Server, target: str, address: str, credentials: grpc.ServerCredentials | None) -> int:
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
         if credentials is None:
-            return server.add_insecure_port(target)
-        return server.add_secure_port(target, credentials)
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise Unavailable(f'address "{address}": cannot listen there: {error}') from error
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 
 from orlop.blocking import run_blocking
@@ -27,7 +26,7 @@ class TtrpcServer:
 
     async def start(self) -> None:
         try:
-            await self._server.serve(await run_blocking(self._bind))
+            await self._server.serve(await run_blocking(self._file.listen))
             await run_blocking(self._file.publish)
         except BaseException:
             await self.close()
@@ -38,13 +37,3 @@ class TtrpcServer:
         self._address = ""
         await run_blocking(self._file.remove)
         await self._server.close()
-
-    def _bind(self) -> socket.socket:
-        path = self._file.prepare()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            listener.bind(path)
-        except OSError as error:
-            listener.close()
-            raise self._file.failed(error) from error
-        return listener

@@ -161,7 +161,8 @@ class Recorder:
         lines = result.out.splitlines() if out else []
         for line in lines if ordered else sorted(lines):
             self.note(f"  {line}", hide)
-        for line in result.err.splitlines():
+        # A client that succeeds may still complain of its own progress display: that counts as output.
+        for line in result.err.splitlines() if out or result.code else ():
             self._error(line, result.args)
         self.note(f"= {result.code}")
 

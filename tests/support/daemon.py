@@ -181,6 +181,12 @@ class Daemon:
         """Remove by force what containers left behind: for tests that failed, or that killed the daemon."""
         if self.running:
             self.kill()
+        # The shims first: one that is ending may still run runc, which makes its directory anew.
+        for pid in self.shims():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
         for namespace in self._namespaces:
             state = RUNC_STATE / namespace
             for entry in state.iterdir() if state.is_dir() else ():
@@ -188,11 +194,6 @@ class Daemon:
                     ["runc", "--root", str(state), "delete", "--force", entry.name], check=False, capture_output=True
                 )
             shutil.rmtree(state, ignore_errors=True)
-        for pid in self.shims():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
     def _listening(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -20,6 +20,7 @@ from orlop.discovery import discover
 from orlop.errors import OrlopError, Unavailable
 from orlop.interfaces.introspection import COMMAND, CommandPlugin
 from orlop.kernel import Kernel
+from orlop.plugin import PluginStatus
 from orlop_cli.console import Console, Usage
 from orlop_cli.parser import CommandParser, global_parser, merged, split
 
@@ -88,14 +89,15 @@ def _dispatch(before: argparse.Namespace, words: list[str]) -> int:
 
 
 def _load(names: Sequence[str]) -> dict[str, CommandPlugin]:
-    """The subcommands of these names. Raises `Usage` for one that nobody offers."""
+    """The subcommands of these names. Raises `Usage` for one that nobody offers, `Unavailable` for a broken one."""
     kernel = _bring_up(names)
     found = dict(kernel.all(COMMAND))
     for name in names:
         if name not in found:
             offered = sorted(item.id for item in kernel.catalogue.candidates.values() if item.type == COMMAND.name)
             if name in offered:
-                kernel.get(COMMAND, name)  # raises with the reason
+                status = _status(kernel, name)
+                raise Unavailable(f'command "{name}": {status.reason} ({status.origin})')
             raise Usage(f'unknown command "{name}"; valid: {", ".join(offered)}')
     return found
 
@@ -106,13 +108,17 @@ def _bring_up(names: Sequence[str]) -> Kernel:
         only=[f"{COMMAND.name}.{name}" for name in names],
         leave_out=(),
     )
-    # A subcommand that cannot be imported is not there, and `get` says why: no log line beside that.
+    # A subcommand that cannot be imported is not there, and its status says why: no log line beside that.
     logging.getLogger("orlop").setLevel(logging.CRITICAL)
     try:
         asyncio.run(kernel.start())
     finally:
         logging.getLogger("orlop").setLevel(logging.NOTSET)
     return kernel
+
+
+def _status(kernel: Kernel, name: str) -> PluginStatus:
+    return next(each for each in kernel.registry.statuses() if (each.type, each.id) == (COMMAND.name, name))
 
 
 def _help() -> None:
@@ -125,8 +131,7 @@ def _help() -> None:
         if name in working:
             summary = working[name].summary
         else:
-            status = next(each for each in kernel.registry.statuses() if each.id == name)
-            summary = f"(broken: {status.reason})"
+            summary = f"(broken: {_status(kernel, name).reason})"
         print(f"  {name:<12} {summary}")
     print("\norlop COMMAND --help tells more about one.")
 

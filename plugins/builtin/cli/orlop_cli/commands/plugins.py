@@ -62,7 +62,7 @@ def _row(plugin: Plugin) -> dict[str, Any]:
         "reason": str(plugin.error) if plugin.error is not None else "",
         "requires": plugin.requires,
         "capabilities": plugin.capabilities,
-        "exports": dict(plugin.exports),
+        "exports": dict(sorted(plugin.exports.items())),
     }
 
 

@@ -24,12 +24,18 @@ def time_to_wire(time: datetime) -> Timestamp | None:
 
     A time without zone is taken as UTC.
     """
+    timestamp = Timestamp()
+    write_time(time, timestamp)
+    return timestamp if timestamp.seconds or timestamp.nanos else None
+
+
+def write_time(time: datetime, timestamp: Timestamp) -> None:
+    """Fill an empty timestamp that is a field of a message; `EPOCH` leaves it unset."""
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
-    if not seconds and not microseconds:
-        return None
-    return Timestamp(seconds=seconds, nanos=microseconds * 1000)
+    if seconds or microseconds:
+        timestamp.seconds, timestamp.nanos = seconds, microseconds * 1000
 
 
 def time_from_wire(timestamp: Timestamp) -> datetime:
@@ -48,6 +54,11 @@ def time_from_wire(timestamp: Timestamp) -> datetime:
 def any_to_wire(message: AnyMessage | None) -> Any | None:
     """The ``Any`` of a payload; None leaves a field unset."""
     return None if message is None else Any(type_url=message.type_url, value=message.value)
+
+
+def write_any(payload: AnyMessage, message: Any) -> None:
+    """Fill an empty ``Any`` that is a field of a message."""
+    message.type_url, message.value = payload.type_url, payload.value
 
 
 def any_from_wire(message: Any) -> AnyMessage | None:

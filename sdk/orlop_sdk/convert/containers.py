@@ -7,31 +7,37 @@ from orlop.values import Container, RuntimeInfo
 from orlop_sdk.api.services.containers.v1 import containers_pb2
 from orlop_sdk.convert.common import (
     any_from_wire,
-    any_to_wire,
     payloads_from_wire,
-    payloads_to_wire,
     time_from_wire,
-    time_to_wire,
+    write_any,
+    write_time,
 )
 
 
 def container_to_wire(container: Container) -> containers_pb2.Container:
     """The message of a record."""
-    return containers_pb2.Container(
-        id=container.id,
-        labels=dict(container.labels),
-        image=container.image,
-        runtime=containers_pb2.Container.Runtime(
-            name=container.runtime.name, options=any_to_wire(container.runtime.options)
-        ),
-        spec=any_to_wire(container.spec),
-        snapshotter=container.snapshotter,
-        snapshot_key=container.snapshot_key,
-        created_at=time_to_wire(container.created_at),
-        updated_at=time_to_wire(container.updated_at),
-        extensions=payloads_to_wire(container.extensions),
-        sandbox=container.sandbox,
-    )
+    message = containers_pb2.Container()
+    write_container(container, message)
+    return message
+
+
+def write_container(container: Container, message: containers_pb2.Container) -> None:
+    """Fill an empty message that is a field of another one: giving it to a constructor would copy it with its spec."""
+    message.id = container.id
+    message.labels.update(container.labels)
+    message.image = container.image
+    message.runtime.name = container.runtime.name
+    if container.runtime.options is not None:
+        write_any(container.runtime.options, message.runtime.options)
+    if container.spec is not None:
+        write_any(container.spec, message.spec)
+    message.snapshotter = container.snapshotter
+    message.snapshot_key = container.snapshot_key
+    write_time(container.created_at, message.created_at)
+    write_time(container.updated_at, message.updated_at)
+    for key, payload in container.extensions.items():
+        write_any(payload, message.extensions[key])
+    message.sandbox = container.sandbox
 
 
 def container_from_wire(message: containers_pb2.Container) -> Container:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from orlop.config import from_data
 from orlop.errors import FailedPrecondition, InitError, NotFound, PluginInUse
@@ -119,9 +119,10 @@ class Machine(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(target=numbers, data=st.data())
+    def start(self, data: st.DataObject) -> Any:
         self.run(self.kernel.start())
+        return multiple(*(self.new(number > 3, number == 6, data, 0) for number in range(7)))
 
     def teardown(self) -> None:
         self.run(self.kernel.close())
@@ -151,17 +152,23 @@ class Machine(RuleBasedStateMachine):
     def typed(self, number: int) -> tuple[PluginType[Any], str]:
         return (UPPER if self.every[number].upper else LOWER), str(number)
 
-    @rule(target=numbers, upper=st.booleans(), any_lower=st.booleans(), data=st.data(), broken=st.booleans())
-    def add(self, upper: bool, any_lower: bool, data: st.DataObject, broken: bool) -> int:
-        number = len(self.every)
-        allowed = [other for other, node in self.every.items() if upper or not node.upper]
+    @rule(target=numbers, upper=st.booleans(), any_lower=st.booleans(), data=st.data(), luck=st.integers(0, 9))
+    def add(self, upper: bool, any_lower: bool, data: st.DataObject, luck: int) -> int:
+        return self.new(upper, any_lower, data, luck)
+
+    def new(self, upper: bool, any_lower: bool, data: st.DataObject, luck: int) -> int:
+        number, model = len(self.every), self.model
+        # Mostly such that it comes up.
+        allowed = [
+            other
+            for other, node in self.every.items()
+            if (upper or not node.upper) and (other in model.running or luck == 9)
+        ]
         some = st.frozensets(st.sampled_from(allowed), max_size=2) if allowed else st.just(frozenset[int]())
-        node = Node(number, upper, data.draw(some), data.draw(some), upper and any_lower)
-        node.follows -= node.needs
-        self.every[number] = node
-        model = self.model
-        model.nodes[number] = node
-        if broken:
+        needs = data.draw(some)
+        node = Node(number, upper, needs, data.draw(some) - needs, upper and any_lower)
+        self.every[number] = model.nodes[number] = node
+        if luck == 8:
             model.broken.add(number)
         model.settle()
         comes_up = number in model.running
@@ -214,6 +221,12 @@ class Machine(RuleBasedStateMachine):
         model.failed.discard(number)
         model.settle()
         self.expect(verb, None if number in model.running else InitError)
+
+    @rule()
+    def mend_and_enable_all(self) -> None:
+        self.model.broken.clear()
+        for number in sorted(self.model.nodes, key=lambda number: (self.model.nodes[number].upper, number)):
+            self.enable(number)
 
     @rule(number=numbers, cascade=st.booleans())
     def reload(self, number: int, cascade: bool) -> None:

@@ -22,10 +22,10 @@ from orlop.values import AnyMessage, Exit
 from orlop_runtime.bootstrap import options_input, parse_answer
 from orlop_runtime.bundle import BINARY_FILE, write_atomically
 from orlop_runtime.shim_binary import BinarySearch
-from orlop_runtime.shim_log import ShimLogs, level_of, open_log_blocking
 from orlop_sdk.api.runtime.bootstrap.v1 import bootstrap_pb2
 from orlop_sdk.api.runtime.task.v2.shim_pb2 import DeleteResponse
 from orlop_sdk.convert.common import time_from_wire
+from orlop_sdk.serving.shim_log import ShimLogs, level_of, open_log_blocking
 
 # Seconds: a shim that has not answered by then never will, and a thread waits for it.
 _START_TIMEOUT: Final = 100.0

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a container's control groups are, in hierarchies of version 1, in the one of version 2, or in a mix."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+#: Controllers that decide: where one of them is in a hierarchy of version 1, that version counts for the container.
+_DECISIVE: Final = ("memory", "cpu", "cpuacct", "pids", "blkio", "devices")
+_MOST_GROUPS: Final = 10_000
+_UNIFIED: Final = ""
+
+
+class _Hierarchy(NamedTuple):
+    point: str
+    root: str
+
+
+def hierarchies(mountinfo: bytes) -> dict[str, _Hierarchy]:
+    """Mount points by controller; the hierarchy of version 2 has the empty name."""
+    found: dict[str, _Hierarchy] = {}
+    for line in mountinfo.splitlines():
+        if b" - cgroup" not in line:
+            continue
+        mount, _, system = line.partition(b" - ")
+        fields, kind = mount.split(b" "), system.split(b" ")
+        place = _Hierarchy(os.fsdecode(fields[4]), os.fsdecode(fields[3]))
+        if kind[0] == b"cgroup2":
+            found.setdefault(_UNIFIED, place)
+        elif kind[0] == b"cgroup":
+            for option in kind[2].decode().split(","):
+                found.setdefault(option, place)
+    return found
+
+
+def membership(text: str) -> dict[str, str]:
+    """The groups of a process by controller, from ``/proc/PID/cgroup``; that of version 2 has the empty name."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = path
+    return found
+
+
+class Cgroup:
+    """The control groups of one container."""
+
+    def __init__(self, places: dict[str, str], own: bool) -> None:
+        self._places = places
+        #: Whether there is one that is not the shim's as well.
+        self.own: Final = own
+        #: Whether only the hierarchy of version 2 counts.
+        self.unified: Final = not any(name in places for name in _DECISIVE)
+
+    @classmethod
+    def of(cls, pid: int) -> Cgroup | None:
+        """Those of a process, or None when it is gone."""
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+                member = membership(file.read())
+            with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+                ours = membership(file.read())
+            with open("/proc/self/mountinfo", "rb") as table:
+                tops = hierarchies(table.read())
+        except OSError:
+            return None
+        places = {}
+        for name, path in member.items():
+            if name in tops and path != ours.get(name):
+                places[name] = _join(tops[name], path)
+        return cls(places, bool(places))
+
+    def path(self, controller: str, file: str = "") -> str:
+        """A file of a controller's group; empty if the container has no group there."""
+        place = self._places.get(_UNIFIED if self.unified else controller)
+        return os.path.join(place, file) if place else ""
+
+    def read(self, controller: str, file: str) -> str:
+        """What is in a file; empty if there is none."""
+        path = self.path(controller, file)
+        if path:
+            with suppress(OSError), open(path, encoding="ascii", errors="replace") as opened:
+                return opened.read()
+        return ""
+
+    def files(self, controller: str) -> list[str]:
+        """The names of a group's files."""
+        path = self.path(controller)
+        if path:
+            with suppress(OSError):
+                return sorted(os.listdir(path))
+        return []
+
+    def pids(self) -> list[int]:
+        """All processes in it, those of groups below included."""
+        top = next(filter(None, (self.path(name) for name in _DECISIVE)), "")
+        found: set[int] = set()
+        waiting = [top] if top else []
+        for _ in range(_MOST_GROUPS):
+            if not waiting:
+                break
+            place = waiting.pop()
+            with suppress(OSError):
+                with open(os.path.join(place, "cgroup.procs"), encoding="ascii") as file:
+                    found.update(map(int, file.read().split()))
+                with os.scandir(place) as entries:
+                    waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return sorted(found)
+
+
+def _join(top: _Hierarchy, path: str) -> str:
+    # Inside a container the hierarchy may be mounted from the container's own group on.
+    inner = path.removeprefix(top.root) if top.root != "/" and path.startswith(top.root) else path
+    return os.path.join(top.point, inner.lstrip("/"))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes: starting them without a fork of this one, and reaping all that end, orphans included.
+
+The shim is a subreaper, so the processes of its containers become its children when the OCI runtime that started them
+ends. Which of them matter is known only when the runtime has told the pid, and by then a short-lived one has ended
+already: while a start is under way (`Children.starting`) ends that nobody asked for are kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from orlop_shim.loop import Loop, Promise
+
+# Descriptors are passed on from here on, above all numbers that they may get.
+_ABOVE: Final = 16
+# More ends than this are not kept for one start.
+_MOST_KEPT: Final = 4096
+
+
+class End(NamedTuple):
+    """How a process ended: exit status (128 and the signal for one that was killed), and when, in ns since 1970."""
+
+    status: int
+    at: int
+
+
+class Children:
+    """The children of this process."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._watched: dict[int, Promise] = {}
+        self._kept: dict[int, End] = {}
+        self._starts = 0
+        loop.on_signal(signal.SIGCHLD, self.reap)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for the end of a child."""
+        return bool(self._watched)
+
+    def reap(self) -> None:
+        """Take note of every child that has ended."""
+        while True:
+            try:
+                pid, code = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            end = End(os.WEXITSTATUS(code) if os.WIFEXITED(code) else 128 + os.WTERMSIG(code), time.time_ns())
+            promise = self._watched.pop(pid, None)
+            if promise is not None:
+                promise.set(end)
+            elif self._starts and len(self._kept) < _MOST_KEPT:
+                self._kept[pid] = end
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While this lasts, `ended` may be called for processes that have ended already."""
+        self._starts += 1
+        try:
+            yield
+        finally:
+            self._starts -= 1
+            if not self._starts:
+                self._kept.clear()
+
+    def ended(self, pid: int) -> Promise:
+        """A promise of the `End` of a child. To be called once for each."""
+        promise = Promise()
+        end = self._kept.pop(pid, None)
+        if end is not None:
+            promise.set(end)
+        else:
+            self._watched[pid] = promise
+        return promise
+
+    def spawn(
+        self,
+        argv: list[str],
+        fds: Mapping[int, int],
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[int, Promise]:
+        """Start a program; *fds* maps its descriptors to ours, and it has no others.
+
+        Returns its pid and the promise of its `End`. Raises OSError when there is no such program.
+        """
+        copies = {target: fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for target, own in fds.items()}
+        try:
+            pid = os.posix_spawnp(
+                argv[0],
+                argv,
+                os.environ if environment is None else environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, own, target) for target, own in copies.items()],
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+                setsigmask=(),
+            )
+        finally:
+            for own in copies.values():
+                os.close(own)
+        # No turn of the loop lies between: its end cannot have been taken note of yet.
+        promise = self._watched[pid] = Promise()
+        return pid, promise

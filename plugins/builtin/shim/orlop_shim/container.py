@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One container: its bundle, its processes, and what the OCI runtime has to do for it.
+
+**On disk**, in the bundle, as containerd's shim has it: ``options.json`` and ``runtime`` for whoever cleans up
+after us, ``log.json`` (the runtime's log), ``init.pid`` and ``<exec id>.pid``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unknown
+from orlop_shim import rootfs
+from orlop_shim.cgroup import Cgroup
+from orlop_shim.children import Children, End
+from orlop_shim.console import ConsoleSocket
+from orlop_shim.loop import Loop, Promise
+from orlop_shim.messages import CHECKPOINT_OPTIONS, CREATED, OPTIONS, PAUSED, RUNNING, STOPPED
+from orlop_shim.oom import OomWatch
+from orlop_shim.process import Process
+from orlop_shim.publisher import Publisher
+from orlop_shim.runtime import Answer, Runtime, Settings, create_flags
+from orlop_shim.stdio import Place, Request, Streams
+from orlop_shim.text_log import Log
+from orlop_shim.wire import Values, WireError
+
+OPTIONS_FILE: Final = "options.json"
+RUNTIME_FILE: Final = "runtime"
+PID_FILE: Final = "init.pid"
+LOG_FILE: Final = "log.json"
+_OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
+_HIGHEST_SIGNAL: Final = 64
+# Seconds for a process that is being killed to end.
+_REAP: Final = 5.0
+# Seconds after which a client surely knows that its container was created.
+_INPUT_DELAY: Final = 1.0
+
+
+class Surroundings:
+    """What all containers of a shim share."""
+
+    def __init__(self, loop: Loop, children: Children, publisher: Publisher, namespace: str, log: Log) -> None:
+        self.loop: Final = loop
+        self.children: Final = children
+        self.publisher: Final = publisher
+        self.namespace: Final = namespace
+        self.log: Final = log
+
+
+class Container:
+    """A container; `create` makes it, `delete` ends it."""
+
+    def __init__(self, around: Surroundings, request: Values) -> None:
+        self._around = around
+        self.id: Final[str] = request["id"]
+        self.bundle: Final[str] = request["bundle"]
+        self.options: Final = read_options(request["options"])
+        self._request = request
+        self._rootfs = os.path.join(self.bundle, "rootfs")
+        settings = Settings.of(self.options, around.namespace)
+        self._runtime = Runtime(around.children, settings, os.path.join(self.bundle, LOG_FILE))
+        self.init: Final = self._process("", request)
+        self.execs: Final[dict[str, Process]] = {}
+        self._specs: dict[str, bytes] = {}
+        self._shares_pids = False
+        self.cgroup: Cgroup | None = None
+        self._oom: OomWatch | None = None
+        self.deleted = False
+
+    # From here to there.
+
+    async def create(self) -> None:
+        """Mount the root file system and have the runtime create the container; undo it all on failure.
+
+        Raises `Unknown` with the runtime's reason, and what mounts and streams raise.
+        """
+        self._shares_pids = _shares_pids(os.path.join(self.bundle, "config.json"))
+        write_file(os.path.join(self.bundle, OPTIONS_FILE), json.dumps(self.options).encode())
+        write_file(os.path.join(self.bundle, RUNTIME_FILE), self._runtime.settings.binary.encode())
+        # Its end may come at any moment, and is published when this is.
+        async with self.init.lock:
+            try:
+                rootfs.mount(self._request["rootfs"], self._rootfs)
+                if not self._request["checkpoint"]:
+                    arguments = ["create", "--bundle", self.bundle, *create_flags(self.options)]
+                    await self._bring_up(self.init, self._runtime, arguments, "create")
+                    self.cgroup = Cgroup.of(self.init.pid)
+            except BaseException:
+                self._release()
+                raise
+            self._publish_create()
+        # Clients may give input before the start, too.
+        self._around.loop.later(_INPUT_DELAY, self.init.streams.connect_input)
+
+    async def start(self) -> None:
+        """Run what was created. Raises `FailedPrecondition` in another state, `Unknown` with the runtime's reason."""
+        init = self.init
+        async with init.lock:
+            if init.status != CREATED or init.end is not None:
+                raise FailedPrecondition(f'container "{self.id}": cannot be started, it is {_word(init.status)}')
+            if self._request["checkpoint"]:
+                await self._restore()
+            else:
+                await self._checked("start", "OCI runtime start failed", "start", self.id)
+            init.status = RUNNING
+            init.streams.connect_input()
+            self._around.publisher.publish("/tasks/start", container_id=self.id, pid=init.pid)
+            self._watch_memory()
+
+    async def delete(self) -> End | None:
+        """Remove the container. Raises `FailedPrecondition` while it runs."""
+        init = self.init
+        if init.status == CREATED and init.lives:
+            await self._remove("--force")
+            await self._around.loop.within(_REAP, init.exited)
+        async with init.lock:
+            if init.status not in (CREATED, STOPPED):
+                raise FailedPrecondition(f'container "{self.id}": cannot delete a running process; kill it first')
+            await init.streams.drain()
+            if init.pid and not self.deleted:
+                await self._remove()
+            self._release()
+        return init.end
+
+    async def _remove(self, *flags: str) -> None:
+        try:
+            await self._runtime.check("delete", *flags, self.id)
+        except Unknown as error:
+            # Somebody else may have deleted it, or we have just now.
+            if "does not exist" not in str(error):
+                raise
+
+    def _release(self) -> None:
+        self.deleted = True
+        for process in (self.init, *self.execs.values()):
+            process.streams.close()
+            process.exited.fail(NotFound(f'process "{process.id}": was deleted'))
+        if self._oom is not None:
+            self._oom.close()
+        rootfs.unmount(self._rootfs)
+
+    # Other processes.
+
+    def add(self, request: Values) -> None:
+        """Take in another process, to be started later. Raises `AlreadyExists`, `InvalidArgument`."""
+        exec_id = request["exec_id"]
+        if not exec_id or "/" in exec_id or exec_id.startswith("."):
+            raise InvalidArgument(f'exec id "{exec_id}": must not be empty, hold a slash or begin with a dot')
+        if exec_id in self.execs:
+            raise AlreadyExists(f'process "{exec_id}" of container "{self.id}": already exists')
+        if request["spec"] is None:
+            raise InvalidArgument(f'process "{exec_id}" of container "{self.id}": has no spec')
+        self.execs[exec_id] = self._process(exec_id, request)
+        self._specs[exec_id] = request["spec"]["value"]
+
+    async def start_exec(self, process: Process) -> None:
+        """Start another process. Raises `FailedPrecondition`, `Unknown` with the runtime's reason."""
+        async with process.lock:
+            if process.status != CREATED:
+                raise FailedPrecondition(f'process "{process.exec_id}": cannot be started, it is running or stopped')
+            if not self.init.lives:
+                raise FailedPrecondition(f"container {self.id} init process is not running")
+            path = os.path.join(self.bundle, f".{process.exec_id}")
+            # A log of its own, so that of two that fail at once each gets its own reason.
+            runtime = Runtime(self._around.children, self._runtime.settings, f"{path}.log")
+            write_file(f"{path}.json", self._specs[process.exec_id])
+            try:
+                await self._bring_up(process, runtime, ["exec", "--process", f"{path}.json", "--detach"], "exec")
+            except BaseException:
+                process.streams.close()
+                raise
+            finally:
+                for name in (f"{path}.json", f"{path}.log"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name)
+            process.status = RUNNING
+            process.streams.connect_input()
+            self._around.publisher.publish(
+                "/tasks/exec-started", container_id=self.id, exec_id=process.exec_id, pid=process.pid
+            )
+
+    async def delete_exec(self, process: Process) -> None:
+        """Forget another process. Raises `FailedPrecondition` while it runs."""
+        async with process.lock:
+            if process.status not in (CREATED, STOPPED):
+                raise FailedPrecondition(
+                    f'process "{process.exec_id}" of container "{self.id}": cannot delete a running process'
+                )
+            await process.streams.drain()
+            process.streams.close()
+            process.exited.fail(NotFound(f'process "{process.id}": was deleted'))
+            self.execs.pop(process.exec_id, None)
+            self._specs.pop(process.exec_id, None)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.bundle, f"{process.exec_id}.pid"))
+
+    def find(self, exec_id: str) -> Process:
+        """A process. Raises `NotFound`."""
+        process = self.execs.get(exec_id) if exec_id else self.init
+        if process is None:
+            raise NotFound(f'process "{exec_id}" of container "{self.id}": does not exist')
+        return process
+
+    # What happens to it.
+
+    async def kill(self, process: Process, number: int, everyone: bool) -> None:
+        """Send a signal. Raises `NotFound` after its end, `FailedPrecondition` before its start, `InvalidArgument`."""
+        if not 0 < number <= _HIGHEST_SIGNAL:
+            raise InvalidArgument(f"signal {number}: there is none of that number")
+        if not process.pid:
+            raise FailedPrecondition(f'process "{process.id}": is not created, or not started')
+        if process.end is not None:
+            raise NotFound(f'process "{process.id}": process already finished')
+        if process is self.init and (everyone or self.init.status == PAUSED):
+            # It knows how to reach processes that are frozen.
+            flags = ["--all"] if everyone else []
+            await self._runtime.check("kill", *flags, self.id, str(number))
+        else:
+            # Nobody else can have its pid, since it is ours to reap.
+            os.kill(process.pid, number)
+
+    async def pause(self) -> None:
+        """Freeze it. Raises `FailedPrecondition` unless it runs."""
+        async with self.init.lock:
+            if self.init.status != RUNNING:
+                raise FailedPrecondition(f'container "{self.id}": cannot be paused, it is {_word(self.init.status)}')
+            await self._checked("pause", "OCI runtime pause failed", "pause", self.id)
+            self.init.status = PAUSED
+            self._around.publisher.publish("/tasks/paused", container_id=self.id)
+
+    async def resume(self) -> None:
+        """Thaw it. Raises `FailedPrecondition` unless it is paused."""
+        async with self.init.lock:
+            if self.init.status != PAUSED:
+                raise FailedPrecondition(f'container "{self.id}": cannot be resumed, it is {_word(self.init.status)}')
+            await self._checked("resume", "OCI runtime resume failed", "resume", self.id)
+            self.init.status = RUNNING
+            self._around.publisher.publish("/tasks/resumed", container_id=self.id)
+
+    async def update(self, resources: bytes) -> None:
+        """Set other limits, ``LinuxResources`` as JSON."""
+        async with self.init.lock:
+            await self._runtime.check("update", "--resources", "-", self.id, stdin=resources)
+
+    async def checkpoint(self, path: str, options: Values | None) -> None:
+        """Write a checkpoint. Raises `Unknown` with the runtime's reason, and where criu's log is."""
+        chosen = CHECKPOINT_OPTIONS.decode(options["value"] if options else b"")
+        async with self.init.lock:
+            if self.init.status not in (RUNNING, PAUSED):
+                raise FailedPrecondition(f'container "{self.id}": not running, so there is nothing to checkpoint')
+            work = chosen["work_path"] or os.path.join(self.bundle, "work", "criu-work")
+            os.makedirs(work, mode=0o700, exist_ok=True)
+            try:
+                await self._runtime.check(
+                    "checkpoint", *checkpoint_flags(chosen, chosen["image_path"] or path, work), self.id
+                )
+            except Unknown as error:
+                raise Unknown(f"OCI runtime checkpoint failed: {error}; see {work}/dump.log") from error
+            if not chosen["exit"]:
+                self._around.publisher.publish("/tasks/checkpointed", container_id=self.id, checkpoint=path)
+
+    async def pids(self) -> Sequence[int]:
+        """The processes inside. Raises `FailedPrecondition` when there can be none."""
+        if not self.init.lives:
+            raise FailedPrecondition(f'container "{self.id}": has no processes, it is {_word(self.init.status)}')
+        if self.cgroup is not None and self.cgroup.own:
+            return self.cgroup.pids()
+        listed: list[int] = json.loads(await self._runtime.check("ps", "--format", "json", self.id))
+        return listed
+
+    # How it is done.
+
+    def _publish_create(self) -> None:
+        request = self._request
+        self._around.publisher.publish(
+            "/tasks/create",
+            container_id=self.id,
+            bundle=self.bundle,
+            rootfs=request["rootfs"],
+            io={name: request[name] for name in ("stdin", "stdout", "stderr", "terminal")},
+            checkpoint=request["checkpoint"],
+            pid=self.init.pid,
+        )
+
+    def _process(self, exec_id: str, request: Values) -> Process:
+        wanted = Request(request["terminal"], request["stdin"], request["stdout"], request["stderr"])
+        around = self._around
+        place = Place(
+            around.loop, around.children, around.namespace, self.id, self.options["io_uid"], self.options["io_gid"]
+        )
+        return Process(self.id, exec_id, wanted, Streams(place, wanted))
+
+    async def _bring_up(self, process: Process, runtime: Runtime, arguments: list[str], verb: str) -> None:
+        """Have the runtime make a process: streams or a terminal, its pid, and somebody to wait for it."""
+        pid_file = os.path.join(self.bundle, f"{process.exec_id}.pid" if process.exec_id else PID_FILE)
+        console = ConsoleSocket(self._around.loop) if process.request.terminal else None
+        socket = ["--console-socket", console.path] if console else []
+        command = [*arguments, "--pid-file", pid_file, *socket, self.id]
+        with self._around.children.starting():
+            try:
+                await process.streams.open()
+                mark = runtime.mark()
+                try:
+                    done = await runtime.run(*command, fds=process.streams.given or None)
+                except OSError as error:
+                    done = Answer(-1, runtime.missing(error).encode())
+                process.streams.passed()
+                if done.status != 0:
+                    raise Unknown(f"OCI runtime {verb} failed: {runtime.reason(mark, done)}: unknown")
+                process.streams.flow()
+                process.pid = _read_pid(pid_file)
+                self._around.loop.begin(self._await_end(process, self._around.children.ended(process.pid)))
+                if console is not None:
+                    await process.streams.attach(await console.master())
+            except OrlopError:
+                if process.pid and process is self.init:
+                    await runtime.run("delete", "--force", self.id)
+                elif process.pid:
+                    os.kill(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                if console is not None:
+                    console.close()
+
+    async def _restore(self) -> None:
+        image = self._request["checkpoint"]
+        work = self.options["criu_work_path"] or os.path.join(self.bundle, "work", "criu-work")
+        os.makedirs(work, mode=0o700, exist_ok=True)
+        arguments = ["restore", "--detach", "--bundle", self.bundle, "--image-path", image, "--work-path", work]
+        await self._bring_up(self.init, self._runtime, [*arguments, *create_flags(self.options)], "restore")
+        self.cgroup = Cgroup.of(self.init.pid)
+
+    async def _await_end(self, process: Process, ended: Promise) -> None:
+        """Publish the end of a process once its start is; the first process goes last."""
+        end: End = await ended
+        process.end = end
+        async with process.lock:
+            if process is self.init:
+                await self._end_others()
+            process.finish(end)
+            # What never was created, as far as clients know, does not end either.
+            if not self.deleted:
+                self._around.publisher.publish(
+                    "/tasks/exit", container_id=self.id, id=process.id, pid=process.pid, **process.outcome()
+                )
+
+    async def _end_others(self) -> None:
+        """What is left when the first process has ended: others in a shared PID namespace, and execs not yet reaped."""
+        if self.init.status == PAUSED:
+            await self._runtime.run("resume", self.id)
+        if self._shares_pids:
+            await self._runtime.run("kill", "--all", self.id, str(int(signal.SIGKILL)))
+        for process in list(self.execs.values()):
+            if process.pid:
+                await self._around.loop.within(_REAP, process.exited)
+
+    async def _checked(self, verb: str, what: str, *arguments: str) -> None:
+        try:
+            await self._runtime.check(*arguments)
+        except Unknown as error:
+            raise Unknown(f"{what}: {error}: unknown") from error
+
+    def _watch_memory(self) -> None:
+        if self.cgroup is not None and self.cgroup.own and self.init.end is None:
+            publisher = self._around.publisher
+            self._oom = OomWatch(
+                self._around.loop,
+                self.cgroup,
+                self._around.log,
+                lambda: publisher.publish("/tasks/oom", container_id=self.id),
+            )
+
+
+def read_options(message: Values | None) -> Values:
+    """Options of runc-like runtimes; those of other types count as none. Raises `InvalidArgument`."""
+    value = b""
+    if message is not None and message["type_url"].rpartition("/")[2] == _OPTIONS_TYPE:
+        value = message["value"]
+    try:
+        return OPTIONS.decode(value)
+    except WireError as error:
+        raise InvalidArgument(f"runtime options: not a {_OPTIONS_TYPE}: {error}") from error
+
+
+def checkpoint_flags(options: Values, image: str, work: str) -> list[str]:
+    """The flags of ``runc checkpoint`` for ``containerd.runc.v1.CheckpointOptions``."""
+    flags = ["--image-path", image, "--work-path", work]
+    for name, flag in (
+        ("open_tcp", "--tcp-established"),
+        ("external_unix_sockets", "--ext-unix-sk"),
+        ("terminal", "--shell-job"),
+        ("file_locks", "--file-locks"),
+    ):
+        if options[name]:
+            flags.append(flag)
+    if not options["exit"]:
+        flags.append("--leave-running")
+    if options["cgroups_mode"]:
+        flags += ["--manage-cgroups-mode", options["cgroups_mode"]]
+    for namespace in options["empty_namespaces"]:
+        flags += ["--empty-ns", namespace]
+    return flags
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file for us and root alone."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _shares_pids(config: str) -> bool:
+    """Whether processes of the container outlive its first one: they do without a PID namespace of its own."""
+    try:
+        with open(config, "rb") as file:
+            linux = json.load(file).get("linux") or {}
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{config}: not an OCI spec: {error}") from error
+    return not any(item.get("type") == "pid" and not item.get("path") for item in linux.get("namespaces") or ())
+
+
+def _read_pid(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError) as error:
+        raise Unknown(f"{path}: the OCI runtime wrote no pid: {error}") from error
+
+
+def _word(status: int) -> str:
+    return {CREATED: "created", RUNNING: "running", STOPPED: "stopped", PAUSED: "paused"}.get(status, "unknown")

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process does to itself to be a shim: session, subreaper, name, OOM score, control group."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from typing import Final
+
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SCHED_CORE: Final = 62
+_SCHED_CORE_CREATE: Final = 1
+_SCOPE_PROCESS_GROUP: Final = 2
+_MOST_OOM_SCORE: Final = 1000
+_CGROUPS: Final = "/sys/fs/cgroup"
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, *arguments: int | bytes) -> None:
+    values = [value if isinstance(value, bytes) else ctypes.c_ulong(value) for value in arguments]
+    if _libc.prctl(ctypes.c_int(option), *values, *[ctypes.c_ulong(0)] * (4 - len(values))) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+
+
+def become_subreaper() -> None:
+    """Be the parent of all descendants whose own parents end."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """Set the name that ``ps -o comm`` shows."""
+    _prctl(_PR_SET_NAME, name.encode()[:15] + b"\0")
+
+
+def set_title(arguments: list[str]) -> None:
+    """Set what ``ps`` shows as command line, as far as there was room for the old one."""
+    with open("/proc/self/stat", "rb") as file:
+        # The name may hold anything, but what follows its bracket is numbers.
+        fields = file.read().rpartition(b") ")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if end <= start:
+        return
+    title = b"\0".join(argument.encode(errors="surrogateescape") for argument in arguments)[: end - start - 1]
+    ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
+
+
+def raise_oom_score() -> None:
+    """Be killed for want of memory rather than the daemon, by one point."""
+    with suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(score + 1, _MOST_OOM_SCORE)))
+
+
+def isolate_core() -> None:
+    """Share no processor core with processes outside of this group at the same time. Older kernels cannot."""
+    with suppress(OSError):
+        _prctl(_PR_SCHED_CORE, _SCHED_CORE_CREATE, 0, _SCOPE_PROCESS_GROUP)
+
+
+def join_cgroup(path: str) -> None:
+    """Move this process into a control group, in every hierarchy; it is made where it is not. Raises OSError."""
+    tops = [_CGROUPS]
+    if not os.path.exists(os.path.join(_CGROUPS, "cgroup.controllers")):
+        tops = [entry.path for entry in os.scandir(_CGROUPS) if entry.is_dir(follow_symlinks=False)]
+    for top in tops:
+        group = os.path.join(top, path.lstrip("/"))
+        os.makedirs(group, exist_ok=True)
+        try:
+            with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as file:
+                file.write(str(os.getpid()))
+        except OSError:
+            # A new group of cpusets takes nobody until it has processors.
+            if not os.path.exists(os.path.join(group, "cpuset.cpus")):
+                raise
+
+
+def close_standard_streams() -> None:
+    """Make the three standard streams ``/dev/null``."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd, inheritable=True)
+    if null > 2:
+        os.close(null)

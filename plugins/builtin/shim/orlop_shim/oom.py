@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notices when the kernel kills processes of a container for want of memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from orlop_shim.cgroup import Cgroup
+from orlop_shim.loop import READ, Loop
+from orlop_shim.text_log import Log
+
+_IN_MODIFY: Final = 2
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class OomWatch:
+    """Calls *happened* for each time. Without a memory controller nothing happens."""
+
+    def __init__(self, loop: Loop, cgroup: Cgroup, log: Log, happened: Callable[[], None]) -> None:
+        self._loop = loop
+        self._cgroup = cgroup
+        self._happened = happened
+        self._fds: list[int] = []
+        self._kills = 0
+        try:
+            if cgroup.unified:
+                self._watch_unified()
+            else:
+                self._watch_v1()
+        except OSError as error:
+            self.close()
+            log.warning(f"out of memory will not be noticed: {error}")
+
+    def close(self) -> None:
+        """Watch no more. May be called twice."""
+        for fd in self._fds:
+            self._loop.unwatch(fd)
+            os.close(fd)
+        self._fds.clear()
+
+    def _watch_v1(self) -> None:
+        path = self._cgroup.path("memory", "memory.oom_control")
+        if not path:
+            return
+        control = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # A counter that the kernel increments; it is told which by the numbers of both descriptors.
+            counter = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._fds.append(counter)
+            with open(self._cgroup.path("memory", "cgroup.event_control"), "wb", buffering=0) as order:
+                order.write(f"{counter} {control}".encode())
+        finally:
+            os.close(control)
+        self._loop.watch(counter, READ, lambda _: self._counted(counter))
+
+    def _counted(self, counter: int) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(counter)
+        # The counter also moves when the group is removed.
+        if os.path.exists(self._cgroup.path("memory", "cgroup.event_control")):
+            self._happened()
+        else:
+            self.close()
+
+    def _watch_unified(self) -> None:
+        path = self._cgroup.path("memory", "memory.events")
+        if not path or not os.path.exists(path):
+            return
+        fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0 or _libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
+            number = ctypes.get_errno()
+            if fd >= 0:
+                os.close(fd)
+            raise OSError(number, f"inotify: {os.strerror(number)}", path)
+        self._fds.append(fd)
+        self._kills = self._killed()
+        self._loop.watch(fd, READ, lambda _: self._modified(fd))
+
+    def _modified(self, fd: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(fd, 4096)
+        kills = self._killed()
+        if kills > self._kills:
+            self._happened()
+        self._kills = kills
+
+    def _killed(self) -> int:
+        for line in self._cgroup.read("memory", "memory.events").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+        return 0

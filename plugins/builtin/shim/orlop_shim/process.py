@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process of a container as its clients see it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orlop_shim.children import End
+from orlop_shim.loop import Lock, Promise
+from orlop_shim.messages import CREATED, STOPPED, timestamp_ns
+from orlop_shim.stdio import Request, Streams
+from orlop_shim.wire import Values
+
+
+class Process:
+    """The first process of a container (empty *exec_id*), or another one in it."""
+
+    def __init__(self, container: str, exec_id: str, request: Request, streams: Streams) -> None:
+        self.container: Final = container
+        self.exec_id: Final = exec_id
+        self.request: Final = request
+        self.streams: Final = streams
+        self.lock: Final = Lock()
+        self.pid = 0
+        self.status = CREATED
+        self.end: End | None = None
+        #: Kept, with the `End`, when the exit has been published.
+        self.exited: Final = Promise()
+
+    @property
+    def id(self) -> str:
+        """What events call it: the exec id, or the container's id."""
+        return self.exec_id or self.container
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is there: started by the runtime, and not ended."""
+        return self.pid > 0 and self.end is None
+
+    def finish(self, end: End) -> None:
+        """It has ended, and everybody may know."""
+        self.end = end
+        self.status = STOPPED
+        self.exited.set(end)
+
+    def outcome(self) -> Values:
+        """Exit status and time, zero and None before the end."""
+        if self.end is None:
+            return {"exit_status": 0, "exited_at": None}
+        return {"exit_status": self.end.status, "exited_at": timestamp_ns(self.end.at)}

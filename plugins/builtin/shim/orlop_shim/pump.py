@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves bytes from one descriptor to another on the loop, inside the kernel where it can."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from orlop_shim.loop import READ, WRITE, Loop, Promise
+
+_CHUNK: Final = 64 << 10
+# From <fcntl.h>; Python has the call, but not its flags.
+_SPLICE_F_MOVE: Final = 1
+_SPLICE_F_NONBLOCK: Final = 2
+# What splice(2) says where it cannot: neither end a pipe, a file to append to, a terminal of an old kernel.
+_NO_SPLICE: Final = (errno.EINVAL, errno.ENOSYS)
+
+
+class Pump:
+    """Copies *source* to *target* until the source ends or the target is gone, then closes both.
+
+    Descriptors become non-blocking and are owned by the pump; a terminal that is used both ways is given as two
+    duplicates. A target that takes nothing makes the source wait: what is in between is in pipes, not in memory.
+    """
+
+    def __init__(self, loop: Loop, source: int, target: int) -> None:
+        self._loop = loop
+        self._source = source
+        self._target = target
+        self._rest = b""
+        self._splices = True
+        self.done = Promise()
+        os.set_blocking(source, False)
+        os.set_blocking(target, False)
+        loop.watch(source, READ, lambda _: self._move())
+
+    def stop(self) -> None:
+        """Copy no more, and close both ends. May be called twice."""
+        if not self.done.done:
+            for fd in (self._source, self._target):
+                self._loop.unwatch(fd)
+                os.close(fd)
+            self.done.set()
+
+    def _move(self) -> None:
+        try:
+            moved = self._spliced() if self._splices else self._copied()
+        except BlockingIOError:
+            # The source has something, or we would not be here.
+            self._wait_for_target()
+        except OSError as error:
+            if self._splices and error.errno in _NO_SPLICE:
+                self._splices = False
+                self._move()
+            else:
+                # EIO: a terminal that nobody has open any more. EPIPE: nobody reads.
+                self.stop()
+        else:
+            if not moved:
+                self.stop()
+
+    def _spliced(self) -> int:
+        return os.splice(self._source, self._target, _CHUNK, flags=_SPLICE_F_MOVE | _SPLICE_F_NONBLOCK)
+
+    def _copied(self) -> int:
+        if not self._rest:
+            try:
+                self._rest = os.read(self._source, _CHUNK)
+            except BlockingIOError:
+                # Woken for nothing: not the target's fault.
+                return 1
+            if not self._rest:
+                return 0
+        written = os.write(self._target, self._rest)
+        self._rest = self._rest[written:]
+        if self._rest:
+            raise BlockingIOError
+        return written
+
+    def _wait_for_target(self) -> None:
+        self._loop.unwatch(self._source)
+        try:
+            self._loop.watch(self._target, WRITE, lambda _: self._resume())
+        except PermissionError:
+            # A plain file is always ready, so it was the source that had nothing after all.
+            self._resume()
+
+    def _resume(self) -> None:
+        self._loop.unwatch(self._target)
+        self._loop.watch(self._source, READ, lambda _: self._move())

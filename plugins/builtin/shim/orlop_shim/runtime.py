@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI runtime: runc, crun, and whatever else takes their command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from orlop.errors import Unknown
+from orlop_shim.children import Children
+from orlop_shim.wire import Values
+
+DEFAULT_BINARY: Final = "runc"
+DEFAULT_ROOT: Final = "/run/containerd/runc"
+# More of a runtime's log is not looked at for the reason of a failure.
+_MOST_LOG: Final = 64 << 10
+
+
+class Settings(NamedTuple):
+    """Which runtime, and how it is called."""
+
+    binary: str = DEFAULT_BINARY
+    root: str = ""
+    """Where it keeps state; `DEFAULT_ROOT` with the namespace when empty."""
+    systemd: bool = False
+
+    @classmethod
+    def of(cls, options: Values, namespace: str) -> Settings:
+        """Those of ``containerd.runc.v1.Options``."""
+        root = os.path.join(options["root"] or DEFAULT_ROOT, namespace)
+        return cls(options["binary_name"] or DEFAULT_BINARY, root, options["systemd_cgroup"])
+
+
+class Answer(NamedTuple):
+    """How a command of the runtime ended, and what it printed."""
+
+    status: int
+    output: bytes
+
+
+class Runtime:
+    """Runs commands of the runtime for one container. *log_file* is where it writes why it failed."""
+
+    def __init__(self, children: Children, settings: Settings, log_file: str) -> None:
+        self._children = children
+        self.settings: Final = settings
+        self._log_file = log_file
+
+    def argv(self, *arguments: str) -> list[str]:
+        """A command line."""
+        flags = ["--root", self.settings.root, "--log", self._log_file, "--log-format", "json"]
+        if self.settings.systemd:
+            flags.append("--systemd-cgroup")
+        return [self.settings.binary, *flags, *arguments]
+
+    async def run(self, *arguments: str, fds: Mapping[int, int] | None = None, stdin: bytes = b"") -> Answer:
+        """Run a command. *fds* says what becomes its standard streams; without, it reads *stdin*, and its output is
+        kept. Raises OSError when there is no such runtime.
+        """
+        if fds is not None:
+            _, ended = self._children.spawn(self.argv(*arguments), fds)
+            return Answer((await ended).status, b"")
+        output = os.memfd_create("output")
+        given = os.memfd_create("input") if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if stdin:
+                _write_all(given, stdin)
+                os.lseek(given, 0, os.SEEK_SET)
+            _, ended = self._children.spawn(self.argv(*arguments), {0: given, 1: output, 2: output})
+            status = (await ended).status
+            os.lseek(output, 0, os.SEEK_SET)
+            return Answer(status, os.read(output, _MOST_LOG << 4))
+        finally:
+            os.close(output)
+            os.close(given)
+
+    async def check(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run a command that has to succeed; gives its output. Raises `Unknown` with the runtime's reason."""
+        mark = self.mark()
+        try:
+            done = await self.run(*arguments, stdin=stdin)
+        except OSError as error:
+            raise Unknown(self.missing(error)) from error
+        if done.status != 0:
+            raise Unknown(self.reason(mark, done))
+        return done.output
+
+    def missing(self, error: OSError) -> str:
+        """Why the runtime could not be run at all."""
+        return f'OCI runtime "{self.settings.binary}": {error.strerror}; install it, or set BinaryName'
+
+    def mark(self) -> int:
+        """The end of the runtime's log now."""
+        with suppress(OSError):
+            return os.stat(self._log_file).st_size
+        return 0
+
+    def reason(self, mark: int, done: Answer) -> str:
+        """Why a command failed: the last error in the log since a mark, or what it printed."""
+        name = os.path.basename(self.settings.binary)
+        reason = ""
+        for line in self._read_log(mark).splitlines():
+            with suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("level") in ("error", "fatal") and entry.get("msg"):
+                    reason = str(entry["msg"])
+        if not reason:
+            reason = done.output.decode(errors="replace").strip()
+        return reason.strip() or f"{name} did not terminate successfully: exit status {done.status}"
+
+    def _read_log(self, mark: int) -> bytes:
+        try:
+            with open(self._log_file, "rb") as file:
+                file.seek(mark)
+                return file.read(_MOST_LOG)
+        except OSError:
+            return b""
+
+
+def create_flags(options: Values) -> Sequence[str]:
+    """The flags that both ``create`` and ``restore`` take."""
+    flags = []
+    if options["no_pivot_root"]:
+        flags.append("--no-pivot")
+    if options["no_new_keyring"]:
+        flags.append("--no-new-keyring")
+    return flags
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

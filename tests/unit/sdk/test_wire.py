@@ -26,6 +26,8 @@ TABLES = ("containerd", "cri", "nri", "cgroups")
 
 #: Holds options for the Go generator, and no message.
 OPTIONS_ONLY = {"types/fieldpath.proto"}
+#: APIs of our own, in packages that begin with the name of the project.
+OWN = {"orlop/plugins/v1/plugins.proto"}
 
 SCALARS = {
     FieldDescriptor.TYPE_DOUBLE: "double",
@@ -147,7 +149,7 @@ def test_compiled_descriptors_equal_the_table(table: str, kind: str) -> None:
 
 
 def test_every_compiled_file_is_in_a_table() -> None:
-    known = {place_of(table, file) for table in TABLES for file in load(table)["files"]} | {"ttrpc/ttrpc.proto"}
+    known = {place_of(table, file) for table in TABLES for file in load(table)["files"]} | {"ttrpc/ttrpc.proto"} | OWN
     assert set(compiled_files()) <= known
 
 
@@ -178,3 +180,8 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
     assert sorted(fresh) == sorted(committed)
     stale = [name for name, data in fresh.items() if committed[name] != data]
     assert not stale, "run `make proto`"
+
+
+def test_our_own_apis_keep_out_of_the_packages_of_others() -> None:
+    files = compiled_files()
+    assert {files[file].package for file in OWN} == {"orlop.plugins.v1"}

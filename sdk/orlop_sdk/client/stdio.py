@@ -372,7 +372,8 @@ class TerminalStreams(FifoStreams):
     async def started(self, close_stdin: CloseStdin, resize: Resize) -> None:
         self._resize = resize
         self._saved = termios.tcgetattr(self._fd)
-        tty.setraw(self._fd)
+        # At once, for the default would throw away what was typed ahead.
+        tty.setraw(self._fd, termios.TCSANOW)
         asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, self._size_changed)
         self._size_changed()
         await super().started(close_stdin, resize)

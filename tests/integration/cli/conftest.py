@@ -25,7 +25,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """orlopd."""
+    """A daemon of ours."""
     with short_directory() as base, Daemon(base, ORLOPD) as daemon:
         yield daemon
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import platform as host
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -21,6 +22,7 @@ from orlop.config import Config
 from orlop.config.settings import ProxyPlugin, StreamProcessor
 from orlop.discovery import AnyRegistration, Candidate, Catalogue, discover
 from orlop.errors import ConfigError, InitError, LoadError, NotFound, PluginError
+from orlop.interfaces.isolation import ISOLATION
 from orlop.interfaces.proxy import PROXY
 from orlop.live import Live
 from orlop.plugin import InitContext, PluginConfig, PluginType, ProxyTarget, Registration
@@ -160,24 +162,24 @@ class Kernel:
         settings = self.config.settings
         lock = self._lock()
         catalogue = discover(settings.plugin_dirs, lock)
-        for uri, target in settings.plugin_modules.items():
-            where = str(self.config.origin("plugin_modules", uri))
-            try:
-                catalogue.candidates[uri] = self.chosen(uri, target, where, catalogue)
-            except LoadError as error:
-                self.config.findings.faults.append(f"{where}: plugin_modules: {error}")
         for registration in self._plugins:
             catalogue.register(registration, "the embedding program")
-        tables: list[tuple[str, str, str, ProxyPlugin | StreamProcessor]] = [
-            *(("proxy_plugins", name, proxy.type, proxy) for name, proxy in settings.proxy_plugins.items()),
-            *(("stream_processors", name, _STREAM_KIND, item) for name, item in settings.stream_processors.items()),
-        ]
-        for key, name, kind, table in tables:
-            where = str(self.config.origin(key, name))
-            try:
-                catalogue.add(self.derived(name, kind, table, where, catalogue))
-            except LoadError as error:
-                self.config.findings.faults.append(f"{where}: {key}.{name}: {error.args[0]}")
+        makers: dict[str, tuple[Callable[..., Candidate], Mapping[str, Any]]] = {
+            "plugin_modules": (self.chosen, settings.plugin_modules),
+            "proxy_plugins": (self.derived, settings.proxy_plugins),
+            "stream_processors": (self.derived, settings.stream_processors),
+            "plugins": (self._isolated, {k: t["isolated"] for k, t in settings.plugins.items() if t.get("isolated")}),
+        }
+        for key, (make, tables) in makers.items():
+            for name, table in tables.items():
+                where = str(self.config.origin(key, name))
+                try:
+                    candidate = make(name, table, where, catalogue)
+                    # Named by its URI, a plugin is exchanged; the name of a table is none.
+                    catalogue.candidates.pop(name, None)
+                    catalogue.add(candidate)
+                except LoadError as error:
+                    self.config.findings.faults.append(f"{where}: {key}.{name}: {error.args[0]}")
         return catalogue
 
     def chosen(self, uri: str, target: str, where: str, catalogue: Catalogue | None = None) -> Candidate:
@@ -200,20 +202,37 @@ class Kernel:
             raise ConfigError(self.config.findings.faults) from error
 
     def derived(
-        self, name: str, kind: str, table: ProxyPlugin | StreamProcessor, where: str, catalogue: Catalogue | None = None
+        self, name: str, table: ProxyPlugin | StreamProcessor, where: str, catalogue: Catalogue | None = None
     ) -> Candidate:
         """The plugin that a proxy kind makes of a table. Raises `LoadError`."""
         catalogue = catalogue or self.catalogue
+        kind, address = (table.type, table.address) if isinstance(table, ProxyPlugin) else (_STREAM_KIND, table.path)
         kinds = {item.id: item.load() for item in catalogue.candidates.values() if item.type == PROXY.name}
         chosen = next((id for id, item in kinds.items() if kind in (id, item.exports.get("target"))), None)
         if chosen is None or kinds[chosen].exports.get("target") not in catalogue.types:
             valid = ", ".join(sorted(kinds)) or "none are installed"
             raise LoadError(f'unknown kind "{kind}"; valid: {valid}')
-        address = table.address if isinstance(table, ProxyPlugin) else table.path
         target = ProxyTarget(address, table.model_dump())
         type = catalogue.types[kinds[chosen].exports["target"]]
         registration = _proxied(type, name, chosen, target)
         return Candidate(type.name, name, where, lambda: registration, target)
+
+    def _isolated(self, uri: str, how: object, where: str, catalogue: Catalogue) -> Candidate:
+        """The plugin *uri*, made by the isolator that ``isolated`` in its table names. Raises `LoadError`."""
+        id = "process" if how is True else str(how)
+        inner, offer = (catalogue.candidates.get(each) for each in (uri, f"{ISOLATION.name}.{id}"))
+        if inner is None or offer is None or inner.type not in offer.load().exports.get("types", "").split(","):
+            raise LoadError(f'isolated: there is no isolator "{id}" for it; drop the key, or install one')
+
+        def load() -> AnyRegistration:
+            plugin = inner.load()
+
+            async def make(ctx: InitContext[Any]) -> Any:
+                return await ctx.get(ISOLATION, id).isolate(plugin, ctx, self.config.document.data)
+
+            return replace(plugin, factory=make, requires=(*plugin.requires, ISOLATION.exact(id)))
+
+        return Candidate(inner.type, inner.id, inner.origin, load, (inner.target, id))
 
     def _load(self) -> None:
         wanted = None if self._only is None else closure(self._only, self.registry)

@@ -139,7 +139,7 @@ class Live:
     async def add_proxy(self, name: str, table: Mapping[str, Any]) -> Change:
         """See `orlop.plugin.Plugins`."""
         proxy = checked(table, ProxyPlugin, f"proxy_plugins.{name}")
-        return await self._add(self._kernel.derived(name, proxy.type, proxy, _ADDED))
+        return await self._add(self._kernel.derived(name, proxy, _ADDED))
 
     @_serial
     async def remove(self, uri: str, *, cascade: bool = False, force: bool = False) -> Change:

@@ -30,9 +30,11 @@ def validate(document: Document, key: Key, model: type[M], findings: Findings, *
     """The table at *key* as its model, or None when it has faults.
 
     A wrong value is a fault; an unknown key is a warning, and under *strict* a fault. Each names the file and line,
-    and what to write instead.
+    and what to write instead. ``isolated`` in a plugin's table is the kernel's, and not the model's to know.
     """
     table = json.loads(json.dumps(document.get(key, {}), default=str))
+    if key[:1] == ("plugins",):
+        table.pop("isolated", None)
     while True:
         try:
             return model.model_validate_json(json.dumps(table), strict=True)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of part that ``[proxy_plugins]`` may name, spelled as containerd spells them."""
+"""The kinds of part that ``[proxy_plugins]`` may name, spelled as containerd spells them, and the isolator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orlop.interfaces.content import CONTENT
 from orlop.interfaces.differ import DIFFER
+from orlop.interfaces.isolation import Isolator, isolator
 from orlop.interfaces.proxy import ProxyKind, proxy_kind
 from orlop.interfaces.snapshotter import SNAPSHOTTER
-from orlop.plugin import InitContext, NoConfig, ProxyTarget
+from orlop.interfaces.stream import STREAM_PROCESSOR
+from orlop.plugin import InitContext, NoConfig, ProxyTarget, Registration
 
 
 class Connector:
@@ -21,6 +23,15 @@ class Connector:
 
     async def connect(self, name: str, target: ProxyTarget) -> Any:
         return self._make(name, target.address)
+
+
+class OnDemand:
+    """The isolator ``process``, loaded when the first plugin is isolated: on most hosts none ever is."""
+
+    async def isolate(self, plugin: Registration[Any, Any], ctx: InitContext[Any], settings: Mapping[str, Any]) -> Any:
+        from orlop_proxy.isolation import ProcessIsolator
+
+        return await ProcessIsolator().isolate(plugin, ctx, settings)
 
 
 @proxy_kind("snapshot", exports={"target": SNAPSHOTTER.name})
@@ -47,4 +58,14 @@ async def diff(ctx: InitContext[NoConfig]) -> ProxyKind:
     return Connector(lambda _name, address: ProxyDiffer(address))
 
 
+_ISOLABLE = (SNAPSHOTTER, CONTENT, DIFFER, STREAM_PROCESSOR)
+
+
+@isolator("process", exports={"types": ",".join(type.name for type in _ISOLABLE)})
+async def process(ctx: InitContext[NoConfig]) -> Isolator:
+    """Plugins with ``isolated = true``: each in a process of its own."""
+    return OnDemand()
+
+
 _: type[ProxyKind] = Connector
+_isolator: type[Isolator] = OnDemand

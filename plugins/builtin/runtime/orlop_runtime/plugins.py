@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orlop import InitContext, PluginConfig
 from orlop.errors import NotFound
+from orlop.hooks import hook
 from orlop.interfaces.event import EVENT
 from orlop.interfaces.log import LOG_DRIVER, LogDriver, log_driver
 from orlop.interfaces.metadata import METADATA, MetadataStore
@@ -96,6 +97,14 @@ async def tasks_service(ctx: InitContext[TasksConfig]) -> Tasks:
         stats=ctx.timeout("io.containerd.timeout.metrics.shimstats", 2.0),
     )
     return TaskService(ctx.get(RUNTIME), metadata, logs, ctx.hooks, ctx.state, timeouts)
+
+
+@hook("task-users", requires=(RUNTIME.optional(), SHIM.optional()))
+async def task_users(ctx: InitContext[PluginConfig]) -> object:
+    """Keeps runtimes and launchers from being stopped under their tasks."""
+    from orlop_runtime.users import TaskUsers
+
+    return TaskUsers(ctx.all(RUNTIME), ctx.all(SHIM))
 
 
 @log_driver("fifo", exports={"schemes": "fifo"})

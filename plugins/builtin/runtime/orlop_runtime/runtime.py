@@ -119,6 +119,10 @@ class TaskRuntime:
         namespace = context.namespace()
         return [task for key, task in sorted(self._tasks.items()) if key[0] == namespace]
 
+    def tasks(self) -> tuple[ShimTask, ...]:
+        """Those of all namespaces whose container is there."""
+        return tuple(task for task in self._tasks.values() if not task.ended.done())
+
     async def info(self, runtime: str, options: AnyMessage | None = None) -> bytes:
         """What a runtime says about itself. See `orlop.interfaces.runtime.RuntimeInformer`."""
         launcher = self.launcher(runtime)

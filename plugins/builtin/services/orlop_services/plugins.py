@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from orlop.errors import SkipPlugin
+from orlop.hooks import hook, hookimpl
 from orlop.interfaces.differ import DIFF_SERVICE
 from orlop.interfaces.event import EVENT
 from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
 from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
 from orlop.interfaces.task import TASKS
-from orlop.plugin import InitContext, NoConfig
+from orlop.plugin import InitContext, NoConfig, Plugins
 from orlop_services.opt import Opt, OptConfig
 from orlop_services.servers.config import GrpcConfig, TcpConfig, TtrpcConfig
 
@@ -102,6 +103,14 @@ async def namespaces(ctx: Context) -> RpcService:
     return NamespacesService(ctx.get(METADATA).namespaces)
 
 
+@GRPC_SERVICE.plugin("orlop-plugins")
+async def plugin_admin(ctx: Context) -> RpcService:
+    """The plugins of the running daemon, to look at and to change."""
+    from orlop_services.services.plugin_admin import PluginAdminService
+
+    return PluginAdminService(ctx.plugins, ctx.properties.get("config.path", ""))
+
+
 @GRPC_SERVICE.plugin("sandboxes", requires=(METADATA,))
 async def sandboxes(ctx: Context) -> RpcService:
     """Sandbox records."""
@@ -139,6 +148,26 @@ async def opt(ctx: InitContext[OptConfig]) -> Part:
     """A directory for programs that are installed while the daemon runs."""
     ctx.export("path", ctx.config.path)
     return await Opt.make(Path(ctx.config.path))
+
+
+class Clients:
+    """Tells who is cut off without a server or without the service that could bring it back."""
+
+    def __init__(self, plugins: Plugins, admin: str) -> None:
+        self._plugins, self._admin = plugins, admin
+
+    @hookimpl
+    def orlop_plugin_users(self, uri: str) -> list[str]:
+        instance = self._plugins.instance(uri)
+        if uri.startswith(f"{SERVER.name}."):
+            return [f"every client of {getattr(instance, 'address', uri)}"]
+        return ["the operator, whom this service lets change plugins"] if uri == self._admin else []
+
+
+@hook("clients")
+async def clients(ctx: Context) -> object:
+    """Keeps the ways to the daemon open."""
+    return Clients(ctx.plugins, plugin_admin.uri)
 
 
 @SERVER.plugin("grpc", config=GrpcConfig, requires=(GRPC_SERVICE.optional(),))

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from orlop.hooks import hook
 from orlop.interfaces.content import CONTENT
 from orlop.interfaces.event import EVENT
-from orlop.interfaces.metadata import MetadataStore, metadata_store
+from orlop.interfaces.metadata import METADATA, MetadataStore, metadata_store
 from orlop.interfaces.snapshotter import SNAPSHOTTER
-from orlop.plugin import InitContext, PluginConfig
+from orlop.plugin import InitContext, NoConfig, PluginConfig
 
 
 class MetadataConfig(PluginConfig):
@@ -39,3 +40,11 @@ async def bolt(ctx: InitContext[MetadataConfig]) -> MetadataStore:
         sync=not ctx.config.no_sync,
         timeout=ctx.timeout("io.containerd.timeout.bolt.open", 0.0),
     )
+
+
+@hook("snapshot-users", requires=(METADATA.optional(),))
+async def snapshot_users(ctx: InitContext[NoConfig]) -> object:
+    """Keeps snapshotters from being stopped under what they hold."""
+    from orlop_core.metadata.users import SnapshotterUsers
+
+    return SnapshotterUsers(ctx.all(METADATA))

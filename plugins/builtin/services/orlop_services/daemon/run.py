@@ -20,6 +20,7 @@ from orlop.interfaces.rpc import SERVER
 from orlop.kernel import Kernel
 from orlop_services.daemon import host, logs
 from orlop_services.daemon.paths import DEFAULT_ADDRESS
+from orlop_services.daemon.reload import on_hangup
 from orlop_services.daemon.stacks import dump
 from orlop_services.daemon.version import REVISION, version
 
@@ -99,6 +100,7 @@ async def _serve(kernel: Kernel, began: float) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    on_hangup(kernel, loop)
     # Not the loop's handler: it would wait for the loop, and a loop that hangs is what one wants to see.
     signal.signal(signal.SIGUSR1, lambda *_: dump(loop))
     try:

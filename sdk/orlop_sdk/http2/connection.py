@@ -435,6 +435,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         if self._linger is not None or self._gone:
             return
+        self.outlet.flush()
         self.outlet.transport.close()
         self._linger = asyncio.get_running_loop().call_later(_LINGER, self.outlet.transport.abort)
 

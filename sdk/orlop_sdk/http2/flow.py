@@ -31,6 +31,8 @@ HIGH_WATER: Final = 1 << 20
 MAX_BACKLOG: Final = 64 << 10
 # What one stream sends in its turn.
 _PIECE: Final = 256 << 10
+# What is gathered before it is written.
+_GATHER: Final = 64 << 10
 
 
 class Sender(Protocol):
@@ -59,6 +61,8 @@ class Outlet:
         self._feeding = False
         # The highest offset seen, so that a new initial window need not be compared with every stream's.
         self._highest = 0
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
         #: Bytes that were written though the transport had no room.
         self.backlog = 0
 
@@ -66,7 +70,7 @@ class Outlet:
         """Write frames that no window limits."""
         if self._paused:
             self.backlog += len(data)
-        self.transport.write(data)
+        self._write(data)
 
     def send_at_once(self, stream: Sender, before: bytes, parts: tuple[bytes, bytes], after: bytes) -> bool:
         """Write *parts* as one DATA frame, between other frames, if there is room for it now; else do nothing."""
@@ -76,7 +80,7 @@ class Outlet:
         self._window -= size
         stream.offset -= size
         head = frames.header(frames.DATA, 0, stream.id, size)
-        self.transport.write(b"".join((before, head, *parts, after)))
+        self._write(b"".join((before, head, *parts, after)))
         return True
 
     async def send(self, stream: Sender, data: bytes) -> None:
@@ -101,6 +105,15 @@ class Outlet:
                     sent = True
         finally:
             self._pass_turn()
+
+    def flush(self) -> None:
+        """Hand over what was gathered."""
+        if self._gathered:
+            data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+            self._gathered.clear()
+            self._gathered_size = 0
+            if not self.transport.is_closing():
+                self.transport.write(data)
 
     def grant(self, increment: int) -> None:
         """The peer allows more data on the connection."""
@@ -153,8 +166,17 @@ class Outlet:
         for at in range(0, size, self.largest):
             part = rest[at : min(at + self.largest, size)]
             pieces += (frames.header(frames.DATA, 0, stream.id, len(part)), part)
-        self.transport.write(b"".join(pieces))
+        self._write(b"".join(pieces))
         return size
+
+    def _write(self, data: bytes) -> None:
+        """Write, together with what other tasks have to say in this turn of the loop: a system call each costs more."""
+        self._gathered_size += len(data)
+        self._gathered.append(data)
+        if self._gathered_size > _GATHER:
+            self.flush()
+        elif len(self._gathered) == 1:
+            asyncio.get_running_loop().call_soon(self.flush)
 
     async def _wait_for_window(self, stream: Sender) -> None:
         stream.starved = asyncio.get_running_loop().create_future()

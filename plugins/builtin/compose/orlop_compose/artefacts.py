@@ -41,6 +41,7 @@ def executable(path: Path, specification: Specification, target: Target, wheels:
         ),
         *("--runtime-pex-root", specification.unpack),
         *(() if here else ("--platform", f"{target.platform}-{abi}")),
+        *(word for name in specification.without for word in ("--exclude", name)),
         *(word for wheel in wheels.values() for word in ("--pre-resolved-dist", str(wheel.path))),
         f"{specification.name}=={specification.version}",
     ]

@@ -37,7 +37,7 @@ def build(file: Path, output: Path, tell: Callable[[str], object], *, relock: bo
     the file's, or something cannot be had.
     """
     specification = read(file)
-    target = Target(specification.python, specification.platform)
+    target = Target(specification.python, specification.platform, specification.without)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="orlop-compose-") as scratch:
         wheels = _collect(specification, file, target, Path(scratch), tell, relock=relock)

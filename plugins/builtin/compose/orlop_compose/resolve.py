@@ -9,6 +9,7 @@ The lock has pip's format, so that everybody's tools can read and audit it::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -98,11 +99,24 @@ class Resolver:
         with tempfile.TemporaryDirectory() as scratch:
             pins = Path(scratch, "constraints.txt")
             pins.write_text("".join(f"{line}\n" for line, _ in self._pins.values()))
-            self._pip("--constraint", str(pins), *map(str, requirements))
+            words = ["--constraint", str(pins), *map(str, requirements)]
+            if not self._from_cache(words):
+                self._pip(*words)
         for wheel in self._downloaded():
             _, digests = self._pins.get(wheel.name, ("", set()))
             if digests and wheel.digest not in digests:
                 raise FailedPrecondition(f'wheel "{wheel.path.name}": its digest is not among those of the constraints')
+
+    def _from_cache(self, words: Sequence[str]) -> bool:
+        """Resolve among what is in the cache, if that has all there is to say: everything is pinned, and is there."""
+        if self._pins:
+            with contextlib.suppress(FailedPrecondition):
+                self._pip("--no-index", *words)
+            if self._downloaded() and all(wheel.name in self._pins for wheel in self._downloaded()):
+                return True
+        for wheel in self._downloaded():
+            wheel.path.unlink()
+        return False
 
     def _take_locked(self) -> None:
         head, _, rest = self._lock.read_text().partition("\n")

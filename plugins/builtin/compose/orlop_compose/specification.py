@@ -32,6 +32,8 @@ class Specification(BaseModel):
     """What is in it: requirements such as ``orlop-core>=0.1``, or paths of source trees and wheels (with a ``/``)."""
     sources: list[str] = Field(default_factory=list)
     """Source trees and wheels, globs allowed, that are taken instead of what an index has under the same name."""
+    without: list[str] = Field(default_factory=list)
+    """Distributions that stay out although others ask for them; what imports them fails, and says so."""
     leave_out: list[str] = Field(default_factory=list)
     """URIs of plugins, globs allowed, that are in the distributions but stay off: the config's ``disabled_plugins``."""
     python: Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")] = "3.11"

@@ -54,6 +54,8 @@ class Wheel:
         """What it needs on *target*, with these of its extras."""
         for text in self.metadata.requires or ():
             requirement = Requirement(text)
+            if canonicalize_name(requirement.name) in target.without:
+                continue
             if requirement.marker is None or any(
                 requirement.marker.evaluate(target.environment | {"extra": extra}) for extra in ("", *extras)
             ):
@@ -61,9 +63,13 @@ class Wheel:
 
 
 class Target:
-    """The machines that a build is for: a Python version (``3.11``) and a platform as wheels name it."""
+    """The machines that a build is for: a Python version (``3.11``) and a platform as wheels name it.
 
-    def __init__(self, python: str, platform_tag: str) -> None:
+    What is in *without* nobody gets, whoever asks for it.
+    """
+
+    def __init__(self, python: str, platform_tag: str, without: Iterable[str] = ()) -> None:
+        self.without: Final = frozenset(map(canonicalize_name, without))
         self.python: Final = python
         self.platform: Final = platform_tag
         environment = {

@@ -92,10 +92,11 @@ class _Requests:
 
 
 class RemoteWriter:
-    """An ingest of a daemon. Writes are sent ahead of their answers, `WINDOW` messages at most."""
+    """An ingest of a daemon. Writes are sent ahead of their answers, *window* messages at most."""
 
-    def __init__(self, stub: Stub, ref: str) -> None:
+    def __init__(self, stub: Stub, ref: str, window: int = WINDOW) -> None:
         self._ref = ref
+        self._window = window
         self._requests = _Requests()
         self._responses: Responses = stub.Write(self._requests)
         self._pending: deque[int] = deque()
@@ -125,7 +126,7 @@ class RemoteWriter:
                 )
             )
             self._offset += len(part)
-            while len(self._pending) >= WINDOW:
+            while len(self._pending) >= self._window:
                 await self._receive()
 
     async def truncate(self, size: int) -> None:
@@ -158,7 +159,7 @@ class RemoteWriter:
         return self._status
 
     def digest(self) -> str:
-        """As of the last answer of the daemon: call `status` first for that of everything written."""
+        """As of the last answer of the daemon: call `status` first, or have a window of 1, for all that was written."""
         return self._digest
 
     async def close(self) -> None:
@@ -216,9 +217,10 @@ class RemoteWriter:
 
 
 class RemoteContentStore:
-    """The content store of a daemon, in the namespace of the call."""
+    """The content store of a daemon, in the namespace of the call. *window* is for its writers."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, window: int = WINDOW) -> None:
+        self._window = window
         self._stub = Stub(channel, "containerd.services.content.v1.Content")
 
     async def info(self, digest: str) -> ContentInfo:
@@ -244,7 +246,7 @@ class RemoteContentStore:
     async def writer(self, ref: str, *, total: int = 0, expected: str = "") -> RemoteWriter:
         if not ref:
             raise InvalidArgument("ingest: the ref must not be empty")
-        writer = RemoteWriter(self._stub, ref)
+        writer = RemoteWriter(self._stub, ref, self._window)
         try:
             await writer.open(total, expected)
         except BaseException:

@@ -26,6 +26,7 @@ from orlop.interfaces.snapshotter import SNAPSHOTTER
 from orlop.interfaces.stream import STREAM_PROCESSOR, RunningStream
 from orlop.plugin import InitContext, Registration
 from orlop.values import AnyMessage
+from orlop_proxy.remote import WINDOW
 from orlop_proxy.request import Request
 from orlop_proxy.supervisor import Patience, Supervisor
 from orlop_sdk.client.connection import open_channel
@@ -195,7 +196,7 @@ class IsolatedContentStore(RemoteContentStore):
     """A content store in its process."""
 
     def __init__(self, channel: Channel, _name: str, _supervisor: Supervisor, stack: AsyncExitStack) -> None:
-        super().__init__(channel)
+        super().__init__(channel, WINDOW)
         self._stack = stack
 
     async def close(self) -> None:

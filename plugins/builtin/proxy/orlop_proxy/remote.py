@@ -7,6 +7,8 @@ meantime. Namespace and lease of the caller travel along.
 
 from __future__ import annotations
 
+from typing import Final
+
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.differ import Differ
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
@@ -26,12 +28,16 @@ class ProxySnapshotter(RemoteSnapshotter):
         await self._channel.close()
 
 
+#: Clients commit by the digest that they are told after each write, so every write waits for its answer.
+WINDOW: Final = 1
+
+
 class ProxyContentStore(RemoteContentStore):
     """The content store at an address."""
 
     def __init__(self, address: str) -> None:
         self._channel = open_channel(address)
-        super().__init__(self._channel)
+        super().__init__(self._channel, WINDOW)
 
     async def close(self) -> None:
         await self._channel.close()

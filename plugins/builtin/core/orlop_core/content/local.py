@@ -89,8 +89,7 @@ class LocalContentStore:
             raise NotFound(f'content "{digest}": not found') from error
 
     async def reader(self, descriptor: Descriptor) -> ContentReader:
-        path = self._path(descriptor.digest)
-        return await self._pool.run(FileReader, path, descriptor.digest, self._pool)
+        return await FileReader.open(self._path(descriptor.digest), descriptor.digest, self._pool)
 
     async def writer(self, ref: str, *, total: int = 0, expected: str = "") -> ContentWriter:
         if not ref:

@@ -8,11 +8,12 @@ import io
 import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from orlop.blocking import Pool
 from orlop.errors import FailedPrecondition, NotFound, OutOfRange
 from orlop.interfaces.content import ContentReader, LocalReader
+from orlop_sdk.linux.syscalls import RESOLVE_CACHED, openat2
 
 #: Reads up to this size (bytes) are tried in the page cache first, without a thread.
 _CACHED: Final = 128 << 10
@@ -21,12 +22,8 @@ _CACHED: Final = 128 << 10
 class FileReader:
     """An open blob file. A blob that is removed meanwhile stays readable."""
 
-    def __init__(self, path: Path, digest: str, pool: Pool) -> None:
-        """Open the file, which blocks. Raises `NotFound`."""
-        try:
-            self._file = io.FileIO(path, "rb")
-        except FileNotFoundError as error:
-            raise NotFound(f'content "{digest}": not found') from error
+    def __init__(self, file: io.FileIO, digest: str, pool: Pool) -> None:
+        self._file = file
         self._digest = digest
         self._pool = pool
         self._size = os.fstat(self._file.fileno()).st_size
@@ -34,6 +31,14 @@ class FileReader:
         self._lock = threading.Lock()
         self._reads = 0
         self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, digest: str, pool: Pool) -> Self:
+        """A reader of that file. Raises `NotFound`."""
+        file = _open_cached(path)
+        if file is None:
+            file = await pool.run(_open, path, digest)
+        return cls(file, digest, pool)
 
     @property
     def size(self) -> int:
@@ -93,6 +98,25 @@ class FileReader:
             return os.pread(self._file.fileno(), size, offset)
         finally:
             self._end()
+
+
+def _open(path: Path, digest: str) -> io.FileIO:
+    try:
+        return io.FileIO(path, "rb")
+    except FileNotFoundError as error:
+        raise NotFound(f'content "{digest}": not found') from error
+
+
+def _open_cached(path: Path) -> io.FileIO | None:
+    """The file, opened without a thread, if the kernel knows it so well that it need not ask the disk for it.
+
+    Clients read blobs in pieces of 32 KiB, each in a call of its own; a thread is the larger part of what that costs.
+    """
+    try:
+        fd = openat2(path, os.O_RDONLY, resolve=RESOLVE_CACHED)
+    except OSError:
+        return None  # not in memory, not there, or a kernel before 5.12: `_open` finds out
+    return io.FileIO(fd, "rb")
 
 
 _reader: type[ContentReader] = FileReader

@@ -367,13 +367,15 @@ class TerminalStreams(FifoStreams):
     async def open(self, name: str) -> Stdio:
         if not os.isatty(self._fd):
             raise FailedPrecondition("terminal: standard input is none; run without one, or from a terminal")
-        return await super().open(name)
-
-    async def started(self, close_stdin: CloseStdin, resize: Resize) -> None:
-        self._resize = resize
+        stdio = await super().open(name)
+        # Before anything is written, whose line ends are the container's terminal's affair.
         self._saved = termios.tcgetattr(self._fd)
         # At once, for the default would throw away what was typed ahead.
         tty.setraw(self._fd, termios.TCSANOW)
+        return stdio
+
+    async def started(self, close_stdin: CloseStdin, resize: Resize) -> None:
+        self._resize = resize
         asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, self._size_changed)
         self._size_changed()
         await super().started(close_stdin, resize)

@@ -56,10 +56,11 @@ def test_control_c_without_a_terminal_in_the_container(orlop_busy: Orlop) -> Non
 
 
 def test_a_terminal_that_hangs_up(orlop_busy: Orlop) -> None:
-    with orlop_busy.terminal("run", "-it", "--rm", BUSY, "sh", "-c", f"echo ready; {READ}") as terminal:
+    script = "trap 'exit 7' HUP; echo ready; while true; do sleep 0.1; done"
+    with orlop_busy.terminal("run", "-it", "--rm", BUSY, "sh", "-c", script) as terminal:
         terminal.expect("ready\r\n")
         os.kill(terminal.process.pid, signal.SIGHUP)
-        assert terminal.wait() == 128 + signal.SIGHUP
+        assert terminal.wait() == 7
     assert orlop_busy.ok("ps", "-aq") == ""
 
 

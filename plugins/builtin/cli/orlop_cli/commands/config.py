@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orlop config``: look at and check the daemon's config file, without a daemon."""
+"""``orlop config``: look at and check the daemon's config file, and have a daemon read it again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from orlop.errors import ConfigError, LoadError
 from orlop.interfaces.introspection import COMMAND, CommandPlugin, command
 from orlop.kernel import Kernel
 from orlop.plugin import InitContext
+from orlop_cli.commands import config_explain
 from orlop_cli.console import Console
 from orlop_sdk import configfile
 
 
 class ConfigCommand:
-    """``config default|dump|check|migrate|schema``."""
+    """``config default|dump|check|migrate|schema|diff|explain|reload``."""
 
     @property
     def summary(self) -> str:
-        return "print, check and migrate the daemon's config"
+        return "print, check, explain, migrate and reload the daemon's config"
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -32,12 +33,31 @@ class ConfigCommand:
             ("check", "all faults at once, unknown keys included; exit status 1 if there are any"),
             ("migrate", "the file in the newest version of the format"),
             ("schema", "JSON Schema of the whole file, for editors"),
+            ("diff", "what differs from the defaults, and the line that says so"),
+            ("explain", "what a key is for, what it may hold, and what holds now"),
         ):
             action = actions.add_parser(name, help=text)
             action.add_argument("-c", "--config", type=Path, help="the file; /etc/containerd/config.toml if not given")
+            if name == "explain":
+                action.add_argument("key", help='such as plugins."io.containerd.gc.v1.scheduler".pause_threshold')
+        reload = actions.add_parser("reload", help="have the daemon follow what has changed in its config files")
+        reload.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+        reload.add_argument("--force", action="store_true", help="stop plugins in spite of what uses them")
 
     def run(self, arguments: argparse.Namespace, console: Console) -> int:
-        actions = {"default": _default, "dump": _dump, "check": _check, "migrate": _dump, "schema": _schema}
+        if arguments.action == "reload":
+            console.run(config_explain.reload(arguments, console))
+            return 0
+        if arguments.action == "explain":
+            return config_explain.explain(arguments.config, arguments.key, console)
+        actions = {
+            "diff": config_explain.diff,
+            "default": _default,
+            "dump": _dump,
+            "check": _check,
+            "migrate": _dump,
+            "schema": _schema,
+        }
         return actions[arguments.action](arguments.config, console)
 
 

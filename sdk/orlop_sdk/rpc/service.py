@@ -15,15 +15,21 @@ responses are streamed, say), is a TypeError.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar, Final
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from orlop.errors import Unimplemented
 from orlop.interfaces.rpc import RpcMethod
 from orlop_sdk.rpc import descriptors
+
+#: Seconds that calls in progress get when a service is taken away. A wait for a container may be among them.
+_PATIENCE: Final = 2.0
 
 
 class Service:
@@ -35,6 +41,8 @@ class Service:
 
     service: ClassVar[str | ServiceDescriptor]
     """The service this class implements: its full name or its descriptor."""
+    _running = 0
+    _idle: asyncio.Event | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -52,9 +60,33 @@ class Service:
         """All methods of the service by full path, the unimplemented ones included."""
         return {descriptors.path(method): self._method(method) for method in _descriptor(type(self)).methods}
 
+    async def close(self) -> None:
+        """Give calls in progress that have one response a moment to end, before what they use is closed.
+
+        Those that take longer go on. Streams are not waited for: they may well never end. May be called twice.
+        """
+        if self._running:
+            self._idle = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _PATIENCE)
+
+    def _counted(self, handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        @functools.wraps(handler)
+        async def call(request: Any) -> Any:
+            self._running += 1
+            try:
+                return await handler(request)
+            finally:
+                self._running -= 1
+                if self._idle is not None and not self._running:
+                    self._idle.set()
+
+        return call
+
     def _method(self, method: MethodDescriptor) -> RpcMethod:
+        handler = getattr(self, method.name, None) or _unimplemented(method)
         return RpcMethod(
-            handler=getattr(self, method.name, None) or _unimplemented(method),
+            handler=handler if method.server_streaming else self._counted(handler),
             request=descriptors.message_class(method.input_type),
             response=descriptors.message_class(method.output_type),
             client_streaming=method.client_streaming,

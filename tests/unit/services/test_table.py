@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
+from typing import Any
 
 import pytest
 
@@ -42,7 +45,7 @@ async def test_a_service_that_is_replaced_answers_anew() -> None:
 def test_the_first_of_two_that_claim_a_path_answers(caplog: pytest.LogCaptureFixture) -> None:
     first = HealthService()
     table = LiveTable({"one": first, "two": HealthService()}, LOG)
-    assert table[CHECK].handler == first.Check
+    assert inspect.unwrap(table[CHECK].handler) == first.Check
     assert "offered by one and two" in caplog.text
 
 
@@ -58,9 +61,30 @@ async def test_only_services_with_the_capability_are_offered(tmp_path: object) -
     config = from_data({"root": f"{tmp_path}/r", "state": f"{tmp_path}/s"})
     only = [public.uri, private.uri]
     async with Kernel(config, plugins=[public, private], only=only) as kernel:
-        offered = Offered(kernel.all(GRPC_SERVICE), kernel.registry, "tcp")
+        offered = Offered(kernel.all(GRPC_SERVICE), kernel.plugins, "tcp")
         assert list(offered) == ["public"]
         assert len(offered) == 1
         assert isinstance(offered["public"], HealthService)
         with pytest.raises(KeyError):
             offered["private"]
+
+
+async def test_a_service_that_goes_lets_its_calls_end() -> None:
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    class Slow(VersionService):
+        async def Version(self, request: Any) -> Any:
+            began.set()
+            await may_end.wait()
+            return await super().Version(request)
+
+    service = Slow("1", "")
+    call = asyncio.create_task(service.methods()[VERSION].handler(None))
+    await began.wait()
+    closing = asyncio.create_task(service.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    may_end.set()
+    assert (await call).version == "1"
+    await closing
+    await service.close()

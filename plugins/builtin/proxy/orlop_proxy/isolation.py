@@ -184,8 +184,9 @@ class _Answers:
 class IsolatedSnapshotter(RemoteSnapshotter):
     """A snapshotter in its process."""
 
-    def __init__(self, channel: Channel, name: str, _supervisor: Supervisor, stack: AsyncExitStack) -> None:
+    def __init__(self, channel: Channel, name: str, supervisor: Supervisor, stack: AsyncExitStack) -> None:
         super().__init__(channel, name)
+        self.supervisor: Final = supervisor
         self._stack = stack
 
     async def close(self) -> None:

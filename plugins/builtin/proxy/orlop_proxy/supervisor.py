@@ -104,11 +104,11 @@ class Supervisor:
             process.stdin.close()  # tells it to end
             try:
                 async with asyncio.timeout(self._patience.stop):
-                    await ended(process)
+                    await _reaped(process)
             except TimeoutError:
                 self._log.warning("its process did not end within %g seconds and is killed", self._patience.stop)
                 process.kill()
-                await ended(process)
+                await _reaped(process)
         for task in self._tasks:
             if task.get_name() != "log":  # that one ends by itself, with the last words
                 task.cancel()
@@ -125,7 +125,7 @@ class Supervisor:
         while True:
             assert self._process is not None
             began = time.monotonic()
-            status = await ended(self._process)
+            status = await _reaped(self._process)
             if self._closing:
                 return
             self._how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -164,14 +164,14 @@ class Supervisor:
                 line = await answers.readline()
         except TimeoutError:
             process.kill()
-            await ended(process)
+            await _reaped(process)
             raise Unavailable(f"was not ready within {self._patience.start:g} seconds") from None
         if not line:
-            status = await ended(process)
+            status = await _reaped(process)
             raise Unavailable(f"its process ended with status {status} before it was ready; see the log")
         answer = json.loads(line)
         if "error" in answer:
-            await ended(process)
+            await _reaped(process)
             raise _failure(answer)
         self._how = ""
         self._down.clear()
@@ -213,6 +213,15 @@ class Supervisor:
             record = json.loads(line)
             level, text = int(record["level"]), str(record["text"])
         self._log.log(level, "%s", text, extra={"plugin": self._request.uri})
+
+
+async def _reaped(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status once it has ended, with our end of its standard input closed."""
+    status = await ended(process)
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # it ended before it had read everything
+            process.stdin.close()
+    return status
 
 
 async def _reader(file: IO[bytes]) -> asyncio.StreamReader:

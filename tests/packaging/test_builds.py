@@ -191,6 +191,25 @@ def test_a_changed_file_in_it_is_refused_by_name(build: Build, daemon: Daemon) -
     assert plugins(daemon)["io.containerd.snapshotter.v1.native"] == "ok"
 
 
+def test_a_stranger_is_refused_unimported(build: Build, daemon: Daemon, tmp_path: Path) -> None:
+    if build.file.stem != "minimal":
+        pytest.skip("shown with the smallest")
+    info = tmp_path / "site" / "stranger-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[orlop.snapshotter.v1]\nstranger = stranger:plugin\n")
+    (tmp_path / "site" / "stranger.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    base = Path(tempfile.mkdtemp(prefix="or", dir="/tmp"))
+    try:
+        top = f'plugin_dirs = ["{tmp_path / "site"}"]\n'
+        with Daemon(base, (str(build.executable),), env=build.env, top=top) as other:
+            assert plugins(other)["io.containerd.snapshotter.v1.stranger"] == "error"
+            assert "distribution stranger 1 is not in the lock" in other.tail(400)
+    finally:
+        shutil.rmtree(base)
+    assert not (tmp_path / "imported").exists()
+
+
 def commands() -> list[str]:
     """The command lines of the page, without remarks."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)

@@ -26,21 +26,15 @@ def executable(path: Path, specification: Specification, target: Target, wheels:
     A real environment, because the daemon starts programs that lie beside its interpreter, and libraries want to be
     found by name.
     """
-    here = ".".join(platform.python_version_tuple()[:2]) == target.python and target.platform.endswith(
+    own = target.python == ".".join(platform.python_version_tuple()[:2]) and target.platform.endswith(
         platform.machine()
     )
-    abi = f"cp-{target.python.replace('.', '')}-{target.abi}"
+    foreign = json.dumps({"marker_environment": target.environment, "compatible_tags": target.tags()}, sort_keys=True)
     pex = [
         *(sys.executable, "-m", "pex", "--no-pypi", "--no-transitive", "--no-compile", "--pex-root", str(cache("pex"))),
         *("--output-file", str(path), "--entry-point", "orlop_build.launch:main", "--venv", "--sh-boot"),
-        *(
-            "--interpreter-constraint",
-            f"CPython=={target.python}.*",
-            "--python-shebang",
-            f"/usr/bin/env python{target.python}",
-        ),
-        *("--runtime-pex-root", specification.unpack),
-        *(() if here else ("--platform", f"{target.platform}-{abi}")),
+        *("--python-shebang", f"/usr/bin/env python{target.python}", "--runtime-pex-root", specification.unpack),
+        *(("--interpreter-constraint", f"CPython=={target.python}.*") if own else ("--complete-platform", foreign)),
         *(word for name in specification.without for word in ("--exclude", name)),
         *(word for wheel in wheels.values() for word in ("--pre-resolved-dist", str(wheel.path))),
         f"{specification.name}=={specification.version}",

@@ -20,6 +20,7 @@ import build as pypa
 from build.env import DefaultIsolatedEnv
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pyproject_hooks import quiet_subprocess_runner
 
@@ -86,6 +87,12 @@ class Target:
     def abi(self) -> str:
         """Its ABI, such as ``cp311``."""
         return f"cp{self.python.replace('.', '')}"
+
+    def tags(self) -> list[str]:
+        """The tags of all wheels that it takes, the best first."""
+        version = tuple(map(int, self.python.split(".")))
+        own = cpython_tags(version, abis=[self.abi], platforms=self.platforms())
+        return [str(tag) for tag in [*own, *compatible_tags(version, self.abi, self.platforms())]]
 
     def platforms(self) -> list[str]:
         """All platforms whose wheels run there, the best first."""

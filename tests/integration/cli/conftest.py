@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from tests.support.cli import Orlop
 from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
 from tests.support.image import Image, write_archive
 from tests.support.place import short_directory
+
+from orlop_cli.commands.containers import LOGS
 
 BUSY = "busy:1"
 _numbers = count(1)
@@ -37,17 +41,20 @@ def either(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         yield daemon
 
 
-def command_for(daemon: Daemon) -> Orlop:
-    """The command, for a namespace that no other test has."""
+@contextmanager
+def command_for(daemon: Daemon) -> Iterator[Orlop]:
+    """The command, for a namespace that no other test has, whose logs are removed in the end."""
     namespace = f"cli-{daemon.pid}-{next(_numbers)}"
     daemon.ctr(namespace)  # so that what is left of its containers is removed in the end
-    return Orlop(daemon.address, namespace)
+    yield Orlop(daemon.address, namespace)
+    shutil.rmtree(LOGS / namespace, ignore_errors=True)
 
 
 @pytest.fixture
-def orlop(daemon: Daemon) -> Orlop:
+def orlop(daemon: Daemon) -> Iterator[Orlop]:
     """The command for orlopd."""
-    return command_for(daemon)
+    with command_for(daemon) as command:
+        yield command
 
 
 @pytest.fixture
@@ -58,9 +65,10 @@ def orlop_busy(orlop: Orlop, archive: Path) -> Orlop:
 
 
 @pytest.fixture
-def any_orlop(either: Daemon) -> Orlop:
+def any_orlop(either: Daemon) -> Iterator[Orlop]:
     """The command for either daemon."""
-    return command_for(either)
+    with command_for(either) as command:
+        yield command
 
 
 @pytest.fixture

@@ -96,7 +96,6 @@ def test_a_life_in_the_background(any_busy: Orlop) -> None:
     assert log.exists()
     assert any_busy.ok("rm", "web") == "web\n"
     assert not log.exists()
-    log.parent.rmdir()
     assert ids(any_busy, "-a") == []
 
 

@@ -17,7 +17,9 @@ READ = 'while read line; do eval "$line"; done'
 
 def test_run_on_a_terminal(any_busy: Orlop) -> None:
     """The container's terminal is of this one's size, follows it, and makes signals of keys."""
-    with any_busy.terminal("run", "-it", "--rm", BUSY, "sh", "-c", f"trap 'echo interrupted' INT; {READ}") as terminal:
+    with any_busy.terminal(
+        "run", "-it", "--rm", BUSY, "sh", "-c", f"trap 'echo interrupted; exit 5' INT; {READ}"
+    ) as terminal:
         # The size is told once the container runs, so that for a moment there is none.
         terminal.type("until stty size 2>/dev/null; do sleep 0.1; done\n")
         terminal.expect("24 80\r\n")
@@ -26,11 +28,10 @@ def test_run_on_a_terminal(any_busy: Orlop) -> None:
         terminal.expect("40 100\r\n")
         terminal.expect("terminal\r\n")
         assert terminal.attributes() != terminal.before
-        terminal.type("echo now; sleep 100\n")
+        terminal.type("echo now; while true; do sleep 0.1; done\n")
         terminal.expect("now\r\n")
         terminal.type("\x03")
         terminal.expect("interrupted\r\n")
-        terminal.type("exit 5\n")
         assert terminal.wait() == 5
         assert terminal.attributes() == terminal.before
     assert any_busy.ok("ps", "-aq") == ""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError, OutOfRange, Unimplemented
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
@@ -100,6 +100,7 @@ class RemoteWriter:
         self._requests = _Requests()
         self._responses: Responses = stub.Write(self._requests)
         self._pending: deque[int] = deque()
+        self._answer: asyncio.Future[Any] | None = None
         self._offset = 0
         self._status = IngestStatus(ref)
         self._digest = ""
@@ -133,8 +134,9 @@ class RemoteWriter:
         if size:
             raise Unimplemented(f'ingest "{self._ref}": can be truncated to 0 only, not to {size}')
         self._check_open()
-        # Offset 0 with data starts over on the other side; without data there is nothing to send before the next write.
         self._offset = 0
+        # A write at offset 0 starts over on the other side, also one without data.
+        await self._exchange(content_pb2.WriteContentRequest(action=content_pb2.WriteAction.WRITE, ref=self._ref))
 
     async def commit(self, *, size: int = 0, expected: str = "", labels: Labels = EMPTY) -> str:
         self._check_open()
@@ -170,6 +172,8 @@ class RemoteWriter:
         try:
             # The ref is free once the daemon has ended the call, and not before.
             async with asyncio.timeout(RELEASE):
+                if self._answer is not None:
+                    await self._answer
                 async for _ in self._responses:
                     self._pending.clear()
         except (OrlopError, TimeoutError):
@@ -196,14 +200,18 @@ class RemoteWriter:
             await self._receive()
 
     async def _receive(self) -> None:
+        # A caller who is cancelled stops waiting; the call, which cancelling the wait would end, goes on.
+        self._answer = self._answer or asyncio.ensure_future(anext(self._responses, None))
         try:
-            answer = await anext(self._responses)
-        except StopAsyncIteration:
-            self._give_up()
-            raise FailedPrecondition(f'ingest "{self._ref}": the daemon ended the write early') from None
+            answer = await asyncio.shield(self._answer)
         except OrlopError:
+            self._answer = None
             self._give_up()
             raise
+        self._answer = None
+        if answer is None:
+            self._give_up()
+            raise FailedPrecondition(f'ingest "{self._ref}": the daemon ended the write early')
         self._pending.popleft()
         self._digest = answer.digest or self._digest
         self._status = IngestStatus(

@@ -86,6 +86,8 @@ class ContentStoreSuite:
     """Opening again, after `close`, gives the same blobs and ingests."""
     local: ClassVar[bool] = False
     """Readers have the power `LocalReader`."""
+    holds_blobs: ClassVar[bool] = True
+    """A blob that is deleted can be read to its end by who has it open; behind containerd's API it cannot."""
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -176,6 +178,8 @@ class ContentStoreSuite:
         assert await asyncio.gather(*(read_all(store, digest, 100_000 + n) for n in range(8))) == [data] * 8
 
     async def test_blob_stays_readable_while_open(self, store: ContentStore) -> None:
+        if not self.holds_blobs:
+            pytest.skip("its readers do not hold blobs")
         data = some_bytes(2_000_000)
         digest = await put(store, data)
         reader = await store.reader(Descriptor("", digest, 0))
@@ -201,7 +205,9 @@ class ContentStoreSuite:
         for part in range(3):
             await writer.write(some_bytes(1000, part))
             status = await store.status("followed")
-            assert status == await writer.status()
+            told = await writer.status()
+            assert replace(status, updated_at=told.updated_at) == told
+            assert abs(status.updated_at - told.updated_at) <= _MOMENT
             assert status.offset == 1000 * (part + 1)
             assert status.started_at == first.started_at
             assert status.updated_at >= first.updated_at

@@ -30,8 +30,8 @@ import tomli
 from orlop.errors import LoadError
 
 VERSION: Final = 1
-#: Files of the metadata that say how something was installed, not what.
-_HOW: Final = re.compile(r"\.pyc$|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|\.pex-info/")
+#: What says how and when something was installed, not what.
+_HOW: Final = re.compile(r"(^|/)__pycache__/|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|\.pex-info/")
 
 
 class Lock:
@@ -39,7 +39,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path: Final = path
-        self._verdicts: Final[dict[Path, str]] = {}
+        self._verdicts: Final[dict[Distribution, str]] = {}
         try:
             data = tomli.loads(path.read_text())
             if data.get("version") != VERSION:
@@ -52,11 +52,10 @@ class Lock:
         """Why the plugin *uri* may not load, unless its distribution is as the lock says. Imports nothing."""
         distribution = point.dist
         assert distribution is not None  # only entry points of distributions are looked at
-        place = site(distribution) / normalised(distribution.name)
-        if place not in self._verdicts:
-            self._verdicts[place] = self._verdict(distribution)
+        if distribution not in self._verdicts:
+            self._verdicts[distribution] = self._verdict(distribution)
         origin = f"{distribution.name} {distribution.version}, entry point {point.name} = {point.value}"
-        reason = self._verdicts[place]
+        reason = self._verdicts[distribution]
         return LoadError(reason, plugin=uri, origin=origin) if reason else None
 
     def _verdict(self, distribution: Distribution) -> str:
@@ -80,7 +79,7 @@ def fingerprint(distribution: Distribution) -> dict[str, str]:
     import json
     from urllib.parse import unquote, urlsplit
 
-    base = site(distribution)
+    base = Path(str(distribution.locate_file("")))
     found = {Path(str(file)) for file in distribution.files or () if ".." not in Path(str(file)).parts}
     # A file that was added beside the recorded ones may come before them when Python imports.
     for package in {path.parts[0] for path in found if path.parts[1:] == ("__init__.py",)}:
@@ -89,17 +88,15 @@ def fingerprint(distribution: Distribution) -> dict[str, str]:
     if source.get("dir_info", {}).get("editable"):
         found.update(_tree(Path(unquote(urlsplit(source["url"]).path))))
     names = sorted(str(path) for path in found if not _HOW.search(str(path)) and (base / path).is_file())
-    return {name: f"sha256:{hashlib.sha256((base / name).read_bytes()).hexdigest()}" for name in names}
-
-
-def site(distribution: Distribution) -> Path:
-    """The directory that a distribution is installed in."""
-    return Path(str(distribution.locate_file("")))
+    contents = {name: (base / name).read_bytes() for name in names}
+    # Those that count, wherever the list of files says they are.
+    contents["entry_points.txt"] = (distribution.read_text("entry_points.txt") or "").encode()
+    return {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in contents.items()}
 
 
 def normalised(name: str) -> str:
     """A distribution's name as it is compared."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return re.sub(r"[-_.]+", "-", str(name)).lower()
 
 
 def _tree(top: Path) -> Iterator[Path]:

@@ -106,7 +106,7 @@ async def test_what_is_not_locked_is_refused_unimported(tmp_path: Path, site: Pa
         (
             "orlop_one-1.2.dist-info/entry_points.txt",
             "[orlop.hook.v1]\none = orlop_one:plugin\nmore = os:system\n",
-            "orlop_one-1.2.dist-info/entry_points.txt of distribution orlop_one 1.2 differs from the lock",
+            "entry_points.txt of distribution orlop_one 1.2 differs from the lock",
         ),
     ],
 )
@@ -123,6 +123,19 @@ async def test_a_change_is_refused_by_name_unimported(
     assert {status.state for status in found.values()} == {"failed"}
     assert reason in found["one"].reason
     assert not sentinel.exists()
+
+
+async def test_a_second_distribution_of_a_locked_name_is_refused(tmp_path: Path, site: Path) -> None:
+    install(site, "orlop_one", "one")
+    lock = write_lock(tmp_path / "lock", site)
+    double = site / "orlop_one-1.3.dist-info"
+    double.mkdir()
+    for name in ("METADATA", "RECORD"):
+        (double / name).write_text((site / "orlop_one-1.2.dist-info" / name).read_text())
+    (double / "entry_points.txt").write_text("[orlop.hook.v1]\nmore = os:system\n")
+    found = await states(tmp_path, site, lock, "one", "more")
+    assert found["one"].state == "ok"
+    assert "entry_points.txt of distribution orlop_one 1.2 differs from the lock" in found["more"].reason
 
 
 async def test_how_it_was_installed_does_not_matter(tmp_path: Path, site: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import tomlkit
 
 from orlop.discovery import discover
+from orlop.errors import FailedPrecondition
 from orlop.plugin import TYPE_GROUP
 from orlop.trust import VERSION, fingerprint, normalised
 
@@ -31,12 +32,14 @@ def installed() -> list[Distribution]:
 
 
 def lock(distributions: Iterable[Distribution]) -> str:
-    """The text of a lock file over *distributions*."""
+    """The text of a lock file over *distributions*. Raises `FailedPrecondition` for one that records no files."""
     document = tomlkit.document()
     document.add(tomlkit.comment("Written by orlop compose. Only these distributions may give the daemon code."))
     document["version"] = VERSION
     tables = tomlkit.table(is_super_table=True)
     for distribution in sorted(distributions, key=lambda each: normalised(each.name)):
+        if not distribution.files:
+            raise FailedPrecondition(f"distribution {distribution.name}: records no files; install it with pip or uv")
         table = tomlkit.table()
         table["version"] = distribution.version
         table["files"] = {

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create, start, wait for and delete a container over the socket, the same client and OCI runtime on both sides.
 
-    python -m tests.benchmarks.bench_lifecycle [--runs 30] [--runtime runc|crun]
+    python -m tests.benchmarks.bench_lifecycle [--runs 30] [--runtime runc|crun] [--shim own|containerd]
 
-The container runs busybox ``true`` on a bind-mounted directory; the shim is Debian's on both sides.
+The container runs busybox ``true`` on a bind-mounted directory. containerd has its own shim; Orlop has Orlop's, or
+containerd's as well.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
+from tests.support.crun import crun_usable
 
 from orlop_sdk.api.services.containers.v1 import containers_pb2
 from orlop_sdk.api.services.tasks.v1 import tasks_pb2
@@ -27,6 +30,7 @@ from orlop_sdk.oci.default import default_spec
 from orlop_sdk.rpc.stub import Stub
 
 # runc keeps its state by namespace and id on the whole host, so each side has a namespace of its own.
+SHIMS = {"own": "io.containerd.orlop.v1", "containerd": "io.containerd.runc.v2"}
 STEPS = ("create", "start", "wait", "delete", "all")
 
 
@@ -40,12 +44,12 @@ def rootfs() -> Path:
     return path
 
 
-def record(id: str, namespace: str, runtime: str) -> containers_pb2.Container:
+def record(id: str, namespace: str, runtime: str, shim: str) -> containers_pb2.Container:
     """A container record that runs ``true``."""
     spec = default_spec(id, namespace)
     spec["process"]["args"] = ["/bin/true"]
     container = containers_pb2.Container(id=id)
-    container.runtime.name = "io.containerd.runc.v2"
+    container.runtime.name = shim
     options = oci_pb2.Options(binary_name=runtime)
     container.runtime.options.type_url = "containerd.runc.v1.Options"
     container.runtime.options.value = options.SerializeToString()
@@ -54,13 +58,13 @@ def record(id: str, namespace: str, runtime: str) -> containers_pb2.Container:
     return container
 
 
-async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -> dict[str, float]:
+async def one(address: str, namespace: str, id: str, root: Path, runtime: str, shim: str) -> dict[str, float]:
     """One life, and how long its parts took (milliseconds)."""
     metadata = [("containerd-namespace", namespace)]
     channel = open_channel(address)
     containers = Stub(channel, "containerd.services.containers.v1.Containers")
     tasks = Stub(channel, "containerd.services.tasks.v1.Tasks")
-    container = record(id, namespace, runtime)
+    container = record(id, namespace, runtime, shim)
     began = time.perf_counter()
     await containers.Create(containers_pb2.CreateContainerRequest(container=container), metadata=metadata)
     mount = mount_pb2.Mount(type="bind", source=str(root), options=["rbind", "rw"])
@@ -88,12 +92,13 @@ async def one(address: str, namespace: str, id: str, root: Path, runtime: str) -
     return took
 
 
-async def measure(addresses: dict[str, str], runs: int, runtime: str, root: Path) -> list[Figure]:
+async def measure(addresses: dict[str, str], runs: int, runtime: str, shim: str, root: Path) -> list[Figure]:
     """Both sides in turn."""
+    shims = {OURS: SHIMS[shim], THEIRS: SHIMS["containerd"]}
     taken: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
     for number in range(runs + 1):
         for side, address in addresses.items():
-            took = await one(address, f"bench-{side}", f"life-{number}", root, runtime)
+            took = await one(address, f"bench-{side}", f"life-{number}", root, runtime, shims[side])
             if number:  # the first of each side warms up
                 taken[side].append(took)
     return [
@@ -113,15 +118,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--runtime", choices=("runc", "crun"), default="runc")
+    parser.add_argument("--shim", choices=tuple(SHIMS), default="own")
     options = parser.parse_args()
     root = rootfs()
     try:
-        with both() as daemons:
+        with crun_usable() if options.runtime == "crun" else nullcontext(), both() as daemons:
             addresses = {side: str(daemon.address) for side, daemon in daemons.items()}
             for side, daemon in daemons.items():
                 daemon.ctr(f"bench-{side}")
-            figures = asyncio.run(measure(addresses, options.runs, options.runtime, root))
-            show("life of a container", figures)
+            figures = asyncio.run(measure(addresses, options.runs, options.runtime, options.shim, root))
+            show(f"life of a container, {options.shim} shim", figures)
     finally:
         shutil.rmtree(root)
 

@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from orlop_shim import files
+
 #: Controllers that decide: where one of them is in a hierarchy of version 1, that version counts for the container.
 _DECISIVE: Final = ("memory", "cpu", "cpuacct", "pids", "blkio", "devices")
 _MOST_GROUPS: Final = 10_000
@@ -59,12 +61,9 @@ class Cgroup:
     def of(cls, pid: int) -> Cgroup | None:
         """Those of a process, or None when it is gone."""
         try:
-            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-                member = membership(file.read())
-            with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-                ours = membership(file.read())
-            with open("/proc/self/mountinfo", "rb") as table:
-                tops = hierarchies(table.read())
+            member = membership(os.fsdecode(files.read(f"/proc/{pid}/cgroup")))
+            ours = membership(os.fsdecode(files.read("/proc/self/cgroup")))
+            tops = hierarchies(files.read("/proc/self/mountinfo"))
         except OSError:
             return None
         places = {}
@@ -81,10 +80,7 @@ class Cgroup:
     def read(self, controller: str, file: str) -> str:
         """What is in a file; empty if there is none."""
         path = self.path(controller, file)
-        if path:
-            with suppress(OSError), open(path, encoding="ascii", errors="replace") as opened:
-                return opened.read()
-        return ""
+        return files.read_or_nothing(path).decode(errors="replace") if path else ""
 
     def files(self, controller: str) -> list[str]:
         """The names of a group's files."""
@@ -104,8 +100,7 @@ class Cgroup:
                 break
             place = waiting.pop()
             with suppress(OSError):
-                with open(os.path.join(place, "cgroup.procs"), encoding="ascii") as file:
-                    found.update(map(int, file.read().split()))
+                found.update(map(int, files.read(os.path.join(place, "cgroup.procs")).split()))
                 with os.scandir(place) as entries:
                     waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         return sorted(found)

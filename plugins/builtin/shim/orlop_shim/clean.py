@@ -7,7 +7,7 @@ import json
 import os
 from contextlib import suppress
 
-from orlop_shim import rootfs
+from orlop_shim import files, rootfs
 from orlop_shim.children import Children
 from orlop_shim.container import LOG_FILE, OPTIONS_FILE, PID_FILE, RUNTIME_FILE
 from orlop_shim.loop import Loop
@@ -22,8 +22,10 @@ def clean(id: str, namespace: str, bundle: str) -> int:
     """
     options = OPTIONS.decode(b"")
     with suppress(ValueError, TypeError):
-        options |= json.loads(_read(os.path.join(bundle, OPTIONS_FILE)) or b"{}")
-    options["binary_name"] = _read(os.path.join(bundle, RUNTIME_FILE)).decode() or options["binary_name"]
+        options |= json.loads(files.read_or_nothing(os.path.join(bundle, OPTIONS_FILE)) or b"{}")
+    options["binary_name"] = (
+        files.read_or_nothing(os.path.join(bundle, RUNTIME_FILE)).decode() or options["binary_name"]
+    )
     loop = Loop()
     runtime = Runtime(Children(loop), Settings.of(options, namespace), os.path.join(bundle, LOG_FILE))
 
@@ -35,13 +37,5 @@ def clean(id: str, namespace: str, bundle: str) -> int:
     loop.spawn(work()).then(loop.stop)
     loop.run()
     rootfs.unmount(os.path.join(bundle, "rootfs"))
-    text = _read(os.path.join(bundle, PID_FILE))
+    text = files.read_or_nothing(os.path.join(bundle, PID_FILE))
     return int(text) if text.isdigit() else 0
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

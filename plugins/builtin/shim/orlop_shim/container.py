@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unknown
-from orlop_shim import rootfs
+from orlop_shim import files, rootfs
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.children import Children, End
 from orlop_shim.console import ConsoleSocket
@@ -80,8 +80,8 @@ class Container:
         Raises `Unknown` with the runtime's reason, and what mounts and streams raise.
         """
         self._shares_pids = _shares_pids(os.path.join(self.bundle, "config.json"))
-        write_file(os.path.join(self.bundle, OPTIONS_FILE), json.dumps(self.options).encode())
-        write_file(os.path.join(self.bundle, RUNTIME_FILE), self._runtime.settings.binary.encode())
+        files.write(os.path.join(self.bundle, OPTIONS_FILE), json.dumps(self.options).encode())
+        files.write(os.path.join(self.bundle, RUNTIME_FILE), self._runtime.settings.binary.encode())
         # Its end may come at any moment, and is published when this is.
         async with self.init.lock:
             try:
@@ -168,7 +168,7 @@ class Container:
             path = os.path.join(self.bundle, f".{process.exec_id}")
             # A log of its own, so that of two that fail at once each gets its own reason.
             runtime = Runtime(self._around.children, self._runtime.settings, f"{path}.log")
-            write_file(f"{path}.json", self._specs[process.exec_id])
+            files.write(f"{path}.json", self._specs[process.exec_id])
             try:
                 await self._bring_up(process, runtime, ["exec", "--process", f"{path}.json", "--detach"], "exec")
             except BaseException:
@@ -407,20 +407,10 @@ def checkpoint_flags(options: Values, image: str, work: str) -> list[str]:
     return flags
 
 
-def write_file(path: str, data: bytes) -> None:
-    """Write a file for us and root alone."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
 def _shares_pids(config: str) -> bool:
     """Whether processes of the container outlive its first one: they do without a PID namespace of its own."""
     try:
-        with open(config, "rb") as file:
-            linux = json.load(file).get("linux") or {}
+        linux = json.loads(files.read(config)).get("linux") or {}
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{config}: not an OCI spec: {error}") from error
     return not any(item.get("type") == "pid" and not item.get("path") for item in linux.get("namespaces") or ())
@@ -428,8 +418,7 @@ def _shares_pids(config: str) -> bool:
 
 def _read_pid(path: str) -> int:
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
+        return int(files.read(path))
     except (OSError, ValueError) as error:
         raise Unknown(f"{path}: the OCI runtime wrote no pid: {error}") from error
 

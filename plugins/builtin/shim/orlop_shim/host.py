@@ -8,6 +8,8 @@ import os
 from contextlib import suppress
 from typing import Final
 
+from orlop_shim import files
+
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SCHED_CORE: Final = 62
@@ -37,9 +39,8 @@ def set_name(name: str) -> None:
 
 def set_title(arguments: list[str]) -> None:
     """Set what ``ps`` shows as command line, as far as there was room for the old one."""
-    with open("/proc/self/stat", "rb") as file:
-        # The name may hold anything, but what follows its bracket is numbers.
-        fields = file.read().rpartition(b") ")[2].split()
+    # The name may hold anything, but what follows its bracket is numbers.
+    fields = files.read("/proc/self/stat").rpartition(b") ")[2].split()
     start, end = int(fields[45]), int(fields[46])
     if end <= start:
         return
@@ -49,10 +50,9 @@ def set_title(arguments: list[str]) -> None:
 
 def raise_oom_score() -> None:
     """Be killed for want of memory rather than the daemon, by one point."""
-    with suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-        score = int(file.read())
-        file.seek(0)
-        file.write(str(min(score + 1, _MOST_OOM_SCORE)))
+    with suppress(OSError):
+        score = int(files.read("/proc/self/oom_score_adj"))
+        files.order("/proc/self/oom_score_adj", b"%d" % min(score + 1, _MOST_OOM_SCORE))
 
 
 def isolate_core() -> None:
@@ -70,8 +70,7 @@ def join_cgroup(path: str) -> None:
         group = os.path.join(top, path.lstrip("/"))
         os.makedirs(group, exist_ok=True)
         try:
-            with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as file:
-                file.write(str(os.getpid()))
+            files.order(os.path.join(group, "cgroup.procs"), b"%d" % os.getpid())
         except OSError:
             # A new group of cpusets takes nobody until it has processors.
             if not os.path.exists(os.path.join(group, "cpuset.cpus")):

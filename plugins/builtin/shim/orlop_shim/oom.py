@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from orlop_shim import files
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.loop import READ, Loop
 from orlop_shim.text_log import Log
@@ -51,8 +52,7 @@ class OomWatch:
             # A counter that the kernel increments; it is told which by the numbers of both descriptors.
             counter = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._fds.append(counter)
-            with open(self._cgroup.path("memory", "cgroup.event_control"), "wb", buffering=0) as order:
-                order.write(f"{counter} {control}".encode())
+            files.order(self._cgroup.path("memory", "cgroup.event_control"), b"%d %d" % (counter, control))
         finally:
             os.close(control)
         self._loop.watch(counter, READ, lambda _: self._counted(counter))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from orlop.errors import Unknown
+from orlop_shim import files
 from orlop_shim.children import Children
 from orlop_shim.wire import Values
 
@@ -34,6 +35,16 @@ class Settings(NamedTuple):
         return cls(options["binary_name"] or DEFAULT_BINARY, root, options["systemd_cgroup"])
 
 
+def find(binary: str) -> str:
+    """Where a program is: searched once, so that starting it does not try every directory of ``PATH`` each time."""
+    if "/" not in binary:
+        for folder in os.get_exec_path():
+            path = os.path.join(folder, binary)
+            if os.access(path, os.X_OK) and not os.path.isdir(path):
+                return path
+    return binary
+
+
 class Answer(NamedTuple):
     """How a command of the runtime ended, and what it printed."""
 
@@ -48,13 +59,14 @@ class Runtime:
         self._children = children
         self.settings: Final = settings
         self._log_file = log_file
+        self._program = find(settings.binary)
 
     def argv(self, *arguments: str) -> list[str]:
         """A command line."""
         flags = ["--root", self.settings.root, "--log", self._log_file, "--log-format", "json"]
         if self.settings.systemd:
             flags.append("--systemd-cgroup")
-        return [self.settings.binary, *flags, *arguments]
+        return [self._program, *flags, *arguments]
 
     async def run(self, *arguments: str, fds: Mapping[int, int] | None = None, stdin: bytes = b"") -> Answer:
         """Run a command. *fds* says what becomes its standard streams; without, it reads *stdin*, and its output is
@@ -67,12 +79,12 @@ class Runtime:
         given = os.memfd_create("input") if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if stdin:
-                _write_all(given, stdin)
+                files.write_all(given, stdin)
                 os.lseek(given, 0, os.SEEK_SET)
             _, ended = self._children.spawn(self.argv(*arguments), {0: given, 1: output, 2: output})
             status = (await ended).status
             os.lseek(output, 0, os.SEEK_SET)
-            return Answer(status, os.read(output, _MOST_LOG << 4))
+            return Answer(status, os.read(output, _MOST_LOG))
         finally:
             os.close(output)
             os.close(given)
@@ -112,12 +124,7 @@ class Runtime:
         return reason.strip() or f"{name} did not terminate successfully: exit status {done.status}"
 
     def _read_log(self, mark: int) -> bytes:
-        try:
-            with open(self._log_file, "rb") as file:
-                file.seek(mark)
-                return file.read(_MOST_LOG)
-        except OSError:
-            return b""
+        return files.read_or_nothing(self._log_file)[mark:]
 
 
 def create_flags(options: Values) -> Sequence[str]:
@@ -128,9 +135,3 @@ def create_flags(options: Values) -> Sequence[str]:
     if options["no_new_keyring"]:
         flags.append("--no-new-keyring")
     return flags
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -11,6 +11,7 @@ import stat
 from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument, Unavailable
+from orlop_shim import files
 
 # Annotations that put containers of one value into one shim; the first that is there counts.
 _GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
@@ -45,8 +46,7 @@ def group_of(bundle: str, id: str) -> str:
     """
     path = os.path.join(bundle, "config.json")
     try:
-        with open(path, "rb") as file:
-            text = file.read()
+        text = files.read(path)
         # Most have none, and a spec is long.
         if not any(name.encode() in text for name in _GROUP_ANNOTATIONS):
             return id
@@ -96,8 +96,7 @@ def write_address(bundle: str, address: str) -> None:
     """Leave the shim's address in the file ``address`` of a bundle, for daemons that look for it there."""
     path = os.path.join(bundle, "address")
     new = os.path.join(bundle, ".address.new")
-    with open(new, "w", encoding="ascii") as file:
-        file.write(address)
+    files.write(new, address.encode())
     os.rename(new, path)
 
 

@@ -50,6 +50,7 @@ class Call(Stream):
         self._methods = methods
         self._limits = limits
         self._inbox = Inbox(self, limits.receive, gzip=head.gzip)
+        self._method: RpcMethod | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False
@@ -60,15 +61,15 @@ class Call(Stream):
         if self._head.refusal:
             self._finish(self._head.refusal)
             return
-        method = self._methods.get(self._head.path)
-        if method is None:
+        self._method = self._methods.get(self._head.path)
+        if self._method is None:
             self._fail(unserved(self._head.path, self._methods))
             return
         if self._head.timeout is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._head.timeout, self._expired)
-        if method.client_streaming:
-            self._task = self.connection.start(self._run(method))
+        if self._method.client_streaming:
+            self._task = self.connection.start(self._run(self._method))
         if self.remote_ended:
             self.ended()
 
@@ -82,14 +83,9 @@ class Call(Stream):
 
     def ended(self) -> None:
         self._inbox.end()
-        if self._task is not None:
-            return
         # What takes one request starts when that is known to be the only one.
-        method = self._methods.get(self._head.path)
-        if method is None:
-            self._fail(unserved(self._head.path, self._methods))
-        else:
-            self._task = self.connection.start(self._run(method))
+        if self._task is None and self._method is not None:
+            self._task = self.connection.start(self._run(self._method))
 
     def lost(self) -> None:
         self._leave()
@@ -112,9 +108,7 @@ class Call(Stream):
             raise
         # The edge: whatever a handler raises, the client gets a status; `failure` logs what is a bug.
         except Exception as raised:  # noqa: BLE001
-            # Nobody waits for the answer any more if the stream has ended; then what it failed with means nothing.
-            if not self.local_ended:
-                self._fail(failure(raised, self._head.path))
+            self._fail(failure(raised, self._head.path))
 
     async def _only_request(self) -> bytes:
         try:

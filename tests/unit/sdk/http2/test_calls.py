@@ -235,6 +235,13 @@ async def test_a_deadline_ends_the_call_and_its_handler() -> None:
     assert service.cancelled == service.started >= 1
 
 
+@pytest.mark.parametrize("timeout", ["99999999H", "60S", "60000m"])
+async def test_a_deadline_that_is_kept_changes_nothing(timeout: str) -> None:
+    async with connected(Service().methods()) as (_, peer):
+        peer.ask(1, ECHO, request(b"x"), ("grpc-timeout", timeout))
+        assert (await peer.answer(1)).status == 0
+
+
 async def test_a_reset_cancels_the_handler() -> None:
     service = Service()
     async with connected(service.methods()) as (_, peer):

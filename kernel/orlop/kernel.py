@@ -196,7 +196,7 @@ class Kernel:
             return None
         where = self.config.origin("plugin_lock" if name else "plugin_trust")
         try:
-            return Lock(Path(where.file).parent / name)
+            return Lock(Path(name))
         except LoadError as error:
             self.config.findings.faults.append(f"{where}: {error}")
             raise ConfigError(self.config.findings.faults) from error

@@ -148,6 +148,8 @@ def _read_all(main: Path, findings: Findings, skip: Iterable[Path] = ()) -> tupl
             newest = document.get(("version",), 1)
         queue.extend(_imports(path, document, findings))
         _bring_up(document, document.get(("version",), 1))
+        if isinstance(lock := document.get(("plugin_lock",)), str) and lock:
+            document.data["plugin_lock"] = str(path.parent / lock)  # other processes get it without this file's name
         _merge(merged, document)
     return merged, [path for path in seen if path not in skip]
 

@@ -216,6 +216,6 @@ def test_a_composed_build_brings_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     config = load(mine)
     assert config.settings.root == "/mine"
-    assert config.settings.plugin_lock == "plugins.lock"
+    assert config.settings.plugin_lock == str(vendor.with_name("plugins.lock"))
     assert config.origin("plugin_lock").file == str(vendor)
     assert config.files == (mine, vendor)

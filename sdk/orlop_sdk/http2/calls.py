@@ -42,6 +42,8 @@ class Limits:
 class Call(Stream):
     """Answers with a method of *methods*, in a task that ends with the stream."""
 
+    __slots__ = ("_begun", "_head", "_inbox", "_limits", "_method", "_methods", "_task", "_timer")
+
     def __init__(
         self, connection: Connection, id: int, head: Head, methods: Mapping[str, RpcMethod], limits: Limits
     ) -> None:

@@ -29,6 +29,19 @@ class Inbox(AsyncIterator[bytes]):
     more than a window.
     """
 
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_gzip",
+        "_intake",
+        "_limit",
+        "_messages",
+        "_owed",
+        "_partial",
+        "_stream",
+        "_waiter",
+    )
+
     def __init__(self, stream: Stream, limit: int, *, gzip: bool) -> None:
         self._stream = stream
         self._intake = stream.connection.intake

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 class Stream(ABC):
     """A stream that a peer opened. *length* is the content-length it announced, -1 for none."""
 
+    # There may be thousands of them, of calls that wait.
+    __slots__ = (
+        "_length",
+        "_owed",
+        "_received",
+        "_window",
+        "connection",
+        "id",
+        "local_ended",
+        "offset",
+        "remote_ended",
+        "starved",
+    )
+
     def __init__(self, connection: Connection, id: int, length: int = -1) -> None:
         self.connection = connection
         self.id = id

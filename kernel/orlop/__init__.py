@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.errors import OrlopError, SkipPlugin
-    from orlop.plugin import InitContext, PluginConfig, PluginStatus, PluginType, Registration, Requirement
+    from orlop.plugin import ConfigPath, InitContext, PluginConfig, PluginStatus, PluginType, Registration, Requirement
 
 __all__ = [
+    "ConfigPath",
     "InitContext",
     "OrlopError",
     "PluginConfig",

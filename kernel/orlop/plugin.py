@@ -5,7 +5,7 @@ All of it is data. Importing a module that registers a plugin has no effect; not
 the factory. A whole plugin::
 
     class Config(PluginConfig):
-        root_path: Path | None = None
+        root_path: ConfigPath = None
         '''Where snapshots are kept; the plugin's own root when unset.'''
 
     @snapshotter("demo", config=Config, capabilities=("rebase",))
@@ -28,9 +28,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 T = TypeVar("T")
 C = TypeVar("C", bound="PluginConfig")
@@ -46,6 +46,20 @@ class PluginConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_alias=True, validate_by_name=True
     )
+
+
+def _unset(value: object) -> object:
+    return None if value == "" else value
+
+
+def _absolute(path: Path | None) -> Path | None:
+    if path is not None and not path.is_absolute():
+        raise ValueError(f'"{path}" is no absolute path; write one, such as "/var/lib/{path.name or "orlop"}"')
+    return path
+
+
+ConfigPath = Annotated[Path | None, BeforeValidator(_unset), AfterValidator(_absolute)]
+"""A field that holds an absolute path. None when unset; containerd's files say ``""`` for that."""
 
 
 class NoConfig(PluginConfig):

@@ -56,7 +56,7 @@ from pathlib import Path
 
 from orlop.blocking import run_blocking
 from orlop.interfaces.snapshotter import Snapshotter, snapshotter
-from orlop.plugin import InitContext, PluginConfig
+from orlop.plugin import ConfigPath, InitContext, PluginConfig
 from orlop.values import Mount, SnapshotKind
 from orlop_sdk.storage.directories import DirectorySnapshotter, NewSnapshot
 from orlop_sdk.storage.snapshots import StoredSnapshot
@@ -65,7 +65,7 @@ from orlop_sdk.storage.snapshots import StoredSnapshot
 
 
 class DemoConfig(PluginConfig):
-    root_path: Path | None = None
+    root_path: ConfigPath = None
     """Where snapshots are kept."""
 
 

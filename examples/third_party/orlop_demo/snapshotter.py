@@ -12,7 +12,7 @@ from typing import Literal
 
 from orlop.blocking import run_blocking
 from orlop.interfaces.snapshotter import Snapshotter, snapshotter
-from orlop.plugin import InitContext, PluginConfig
+from orlop.plugin import ConfigPath, InitContext, PluginConfig
 from orlop.values import Mount, SnapshotKind
 from orlop_sdk.linux.copy import copy_tree
 from orlop_sdk.storage.directories import DirectorySnapshotter, NewSnapshot
@@ -22,7 +22,7 @@ from orlop_sdk.storage.snapshots import StoredSnapshot
 class DemoConfig(PluginConfig):
     """The table ``[plugins."io.containerd.snapshotter.v1.demo"]``."""
 
-    root_path: Path | None = None
+    root_path: ConfigPath = None
     """Where snapshots are kept; the plugin's own root when unset."""
     removal: Literal["at-once", "later"] = "later"
     """Whether removing a snapshot waits until its files are gone, or leaves them to the next clean-up."""

@@ -17,7 +17,7 @@ from orlop.config import Config, load, seconds
 from orlop.config.document import Document, SyntaxFault
 from orlop.config.migrate import long_name
 from orlop.errors import ConfigError
-from orlop.plugin import InitContext, PluginConfig, PluginType
+from orlop.plugin import ConfigPath, InitContext, PluginConfig, PluginType
 
 THING = PluginType("org.example.thing.v1", object, group="org.example.thing.v1", many=True)
 
@@ -28,7 +28,7 @@ class Limits(PluginConfig):
 
 
 class ThingConfig(PluginConfig):
-    root_path: Path | None = None
+    root_path: ConfigPath = None
     """Where."""
     mount_options: tuple[str, ...] = ()
     """How."""
@@ -282,3 +282,10 @@ def test_go_durations(text: str, value: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="write for example"):
         seconds(text)
+
+
+def test_an_empty_path_is_unset_and_a_relative_one_a_fault(tmp_path: Path) -> None:
+    text = f'version = 3\n[plugins."{one.uri}"]\nroot_path = ""\n'
+    assert checked(load(write(tmp_path / "c.toml", text)))[one.uri].root_path is None
+    with pytest.raises(ConfigError, match=r'c\.toml:3: .*root_path: "data" is no absolute path; write one'):
+        checked(load(write(tmp_path / "c.toml", text.replace('""', '"data"'))))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from orlop.blocking import run_blocking
 from orlop.interfaces.snapshotter import Snapshotter, snapshotter
-from orlop.plugin import InitContext, PluginConfig
+from orlop.plugin import ConfigPath, InitContext, PluginConfig
 
 
 class NativeConfig(PluginConfig):
     """``[plugins."io.containerd.snapshotter.v1.native"]``."""
 
-    root_path: Path | None = None
+    root_path: ConfigPath = None
     """Where snapshots are kept; the plugin's own directory when unset."""
 
 

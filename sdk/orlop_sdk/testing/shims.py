@@ -285,6 +285,7 @@ class ShimBench:
         for shim in self._shims:
             with suppress(OrlopError):
                 await shim.kill(everyone=True)
+            with suppress(OrlopError):
                 await shim.wait()
                 await shim.delete()
             await shim.shutdown()

@@ -17,72 +17,16 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from orlop.errors import InvalidArgument
 from orlop.values import Mount
 from orlop_sdk.linux import syscalls as sc
+from orlop_sdk.linux.mount_options import MountOptions, mount_plain, parse_options, settle
 
-# Option -> (whether it sets or clears, flag), as in mount(8).
-_FLAGS: Final[dict[str, tuple[bool, int]]] = {
-    "async": (False, sc.MS_SYNCHRONOUS),
-    "atime": (False, sc.MS_NOATIME),
-    "bind": (True, sc.MS_BIND),
-    "defaults": (False, 0),
-    "dev": (False, sc.MS_NODEV),
-    "diratime": (False, sc.MS_NODIRATIME),
-    "dirsync": (True, sc.MS_DIRSYNC),
-    "exec": (False, sc.MS_NOEXEC),
-    "lazytime": (True, sc.MS_LAZYTIME),
-    "mand": (True, sc.MS_MANDLOCK),
-    "noatime": (True, sc.MS_NOATIME),
-    "nodev": (True, sc.MS_NODEV),
-    "nodiratime": (True, sc.MS_NODIRATIME),
-    "noexec": (True, sc.MS_NOEXEC),
-    "nolazytime": (False, sc.MS_LAZYTIME),
-    "nomand": (False, sc.MS_MANDLOCK),
-    "norelatime": (False, sc.MS_RELATIME),
-    "nostrictatime": (False, sc.MS_STRICTATIME),
-    "nosuid": (True, sc.MS_NOSUID),
-    "nosymfollow": (True, sc.MS_NOSYMFOLLOW),
-    "rbind": (True, sc.MS_BIND | sc.MS_REC),
-    "relatime": (True, sc.MS_RELATIME),
-    "remount": (True, sc.MS_REMOUNT),
-    "ro": (True, sc.MS_RDONLY),
-    "rw": (False, sc.MS_RDONLY),
-    "silent": (True, sc.MS_SILENT),
-    "strictatime": (True, sc.MS_STRICTATIME),
-    "suid": (False, sc.MS_NOSUID),
-    "sync": (True, sc.MS_SYNCHRONOUS),
-}
-_PROPAGATION: Final = {
-    f"{prefix}{name}": flag | recursive
-    for name, flag in (
-        ("private", sc.MS_PRIVATE),
-        ("shared", sc.MS_SHARED),
-        ("slave", sc.MS_SLAVE),
-        ("unbindable", sc.MS_UNBINDABLE),
-    )
-    for prefix, recursive in (("", 0), ("r", sc.MS_REC))
-}
-# Options that need steps of their own which nothing here takes.
-_REFUSED: Final = frozenset({"loop"})
-
-# What a bind mount ignores unless it is remounted.
-_PER_MOUNT: Final = (
-    sc.MS_RDONLY
-    | sc.MS_NOSUID
-    | sc.MS_NODEV
-    | sc.MS_NOEXEC
-    | sc.MS_NOATIME
-    | sc.MS_NODIRATIME
-    | sc.MS_RELATIME
-    | sc.MS_STRICTATIME
-    | sc.MS_NOSYMFOLLOW
-)
 _ATTRIBUTES: Final = {
     sc.MS_RDONLY: sc.MOUNT_ATTR_RDONLY,
     sc.MS_NOSUID: sc.MOUNT_ATTR_NOSUID,
@@ -94,42 +38,12 @@ _ATTRIBUTES: Final = {
     sc.MS_NOSYMFOLLOW: sc.MOUNT_ATTR_NOSYMFOLLOW,
 }
 
-# mount(2) takes one page of options, its terminating zero included; fsconfig(2) takes strings of 256.
-_MOST_DATA: Final = os.sysconf("SC_PAGE_SIZE") - 1
+# fsconfig(2) takes strings of 256 bytes, their terminating zero included.
 _MOST_VALUE: Final = 255
 
 # A process that was just killed may keep a mount busy until it is reaped; this is how long we give it.
 _BUSY_TRIES: Final = 50
 _BUSY_PAUSE: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """fstab-like options, sorted into what mount(2) wants."""
-
-    flags: int = 0
-    """``MS_*``"""
-    propagation: int = 0
-    """``MS_PRIVATE`` and the like, for a call of its own."""
-    data: tuple[str, ...] = ()
-    """What the file system itself understands."""
-
-
-def parse_options(options: Iterable[str]) -> MountOptions:
-    """Sort options; later ones win. Raises `InvalidArgument` for ``loop``, which needs a loop device made first."""
-    flags = propagation = 0
-    data = []
-    for option in options:
-        if option in _FLAGS:
-            sets, flag = _FLAGS[option]
-            flags = flags | flag if sets else flags & ~flag
-        elif option in _PROPAGATION:
-            propagation = _PROPAGATION[option]
-        elif option in _REFUSED:
-            raise InvalidArgument(f'mount option "{option}": not supported; use a snapshotter that does not need it')
-        elif option:
-            data.append(option)
-    return MountOptions(flags, propagation, tuple(data))
 
 
 def mount_all(mounts: Sequence[Mount], target: str | os.PathLike[str]) -> None:
@@ -253,23 +167,13 @@ def _ids_mapped(mount: Mount) -> Iterator[Mount]:
 
 def _mount_plain(mount: Mount, target: str | os.PathLike[str]) -> None:
     options = parse_options(mount.options)
-    data = ",".join(options.data)
-    binds = options.flags & sc.MS_BIND
-    if options.flags & (sc.MS_BIND | sc.MS_REMOUNT) or len(os.fsencode(data)) <= _MOST_DATA:
-        sc.mount(mount.source, target, "" if binds else mount.type, options.flags, data)
+    if options.fits:
+        mount_plain(mount.type, mount.source, target, options)
     elif mount.type == "overlay":
         _mount_long_overlay(mount.source, target, options)
+        settle(target, options)
     else:
         raise OSError(errno.E2BIG, f"mount {mount.type}: options take more than a page", str(target))
-    try:
-        if binds and not options.flags & sc.MS_REMOUNT and options.flags & _PER_MOUNT:
-            # A bind copies the flags of what it binds; its own take effect by remounting only.
-            sc.mount("", target, "", options.flags & ~sc.MS_REC | sc.MS_REMOUNT)
-        if options.propagation:
-            sc.mount("", target, "", options.propagation)
-    except OSError:
-        sc.umount2(target, sc.MNT_DETACH)
-        raise
 
 
 @contextlib.contextmanager

@@ -24,6 +24,10 @@ _ABOVE: Final = 16
 _MOST_KEPT: Final = 4096
 
 
+# What programs inherit: a plain dictionary, which need not be made anew for each.
+_environment: Final = dict(os.environb)
+
+
 class End(NamedTuple):
     """How a process ended: exit status (128 and the signal for one that was killed), and when, in ns since 1970."""
 
@@ -97,7 +101,7 @@ class Children:
             pid = os.posix_spawnp(
                 argv[0],
                 argv,
-                os.environ if environment is None else environment,
+                _environment if environment is None else environment,
                 file_actions=[(os.POSIX_SPAWN_DUP2, own, target) for target, own in copies.items()],
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
                 setsigmask=(),

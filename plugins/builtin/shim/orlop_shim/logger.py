@@ -11,7 +11,6 @@ import os
 import signal
 from contextlib import suppress
 from typing import Final
-from urllib.parse import parse_qsl, unquote
 
 from orlop.errors import InvalidArgument, NotFound, Unavailable
 from orlop_shim.children import Children
@@ -27,6 +26,9 @@ class Logger:
     """One program: `start` it, wait until it is `ready`, and `stop` it in the end."""
 
     def __init__(self, loop: Loop, children: Children, uri: str) -> None:
+        # Only here: most containers have no logger.
+        from urllib.parse import parse_qsl, unquote
+
         scheme, _, rest = uri.partition("://")
         path, _, query = rest.partition("?")
         self._path = unquote(path)

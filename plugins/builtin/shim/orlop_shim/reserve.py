@@ -11,8 +11,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
+import orlop
+import orlop_sdk
+import orlop_shim
 from orlop.blocking import run_blocking
 from orlop.errors import Unavailable, from_code
 from orlop_shim.start import Request
@@ -24,6 +28,7 @@ _STOP: Final = 5.0
 _MOST: Final = 64 << 10
 # How often a shim is asked for when zygotes die over it.
 _TRIES: Final = 3
+_PROGRAM: Final = "import sys; sys.path += sys.argv[1:-1]; from orlop_shim.zygote import main; main()"
 
 
 class Reserve:
@@ -123,14 +128,21 @@ def _set_once(arrived: asyncio.Future[None]) -> None:
 
 
 def _start_blocking(control: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # The blanks are room for the command lines that its shims show.
+    # Without ``site``, and so without all that installed packages have it load. The blanks are room for the command
+    # lines that its shims show.
     return subprocess.Popen(
-        [sys.executable, "-m", "orlop_shim.zygote", " " * 512],
+        [sys.executable, "-S", "-c", _PROGRAM, *_places(), " " * 512],
         stdin=control.fileno(),
         stdout=subprocess.DEVNULL,
         env=environment,
         process_group=0,
     )
+
+
+def _places() -> list[str]:
+    """The directories that the packages of a shim are in."""
+    files = (orlop.__file__, orlop_sdk.__file__, orlop_shim.__file__)
+    return list(dict.fromkeys(str(Path(file).parent.parent) for file in files))
 
 
 def _end_blocking(process: subprocess.Popen[bytes]) -> None:

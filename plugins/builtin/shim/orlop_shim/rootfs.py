@@ -7,13 +7,14 @@ import errno
 import os
 from collections.abc import Sequence
 
-from orlop.values import Mount
 from orlop_sdk.linux import syscalls as sc
-from orlop_sdk.linux.mount import mount_all, unmount_all
+from orlop_sdk.linux.mount_options import mount_plain, parse_options
 from orlop_shim.wire import Values
 
 # Mounts on top of one another at one place; more than a client would ever stack.
 _LAYERS = 64
+# Options that take more than mount(2).
+_HARD = ("uidmap=", "gidmap=")
 
 
 def mount(mounts: Sequence[Values], target: str) -> None:
@@ -21,6 +22,23 @@ def mount(mounts: Sequence[Values], target: str) -> None:
     if not mounts:
         return
     os.makedirs(target, mode=0o711, exist_ok=True)
+    if len(mounts) == 1 and _is_plain(mounts[0]):
+        one = mounts[0]
+        mount_plain(one["type"], one["source"], target, parse_options(one["options"]))
+    else:
+        _mount_any(mounts, target)
+
+
+def _is_plain(item: Values) -> bool:
+    hard = any(option.startswith(_HARD) for option in item["options"])
+    return not hard and not item["target"] and parse_options(item["options"]).fits
+
+
+def _mount_any(mounts: Sequence[Values], target: str) -> None:
+    # Only here: what it imports takes more memory than the rest of a shim, and is seldom needed.
+    from orlop.values import Mount
+    from orlop_sdk.linux.mount import mount_all
+
     mount_all([Mount(item["type"], item["source"], item["target"], tuple(item["options"])) for item in mounts], target)
 
 
@@ -33,5 +51,7 @@ def unmount(target: str) -> None:
             if error.errno in (errno.EINVAL, errno.ENOENT):
                 return
             # Something is mounted below, or a process that is about to end still uses it.
+            from orlop_sdk.linux.mount import unmount_all
+
             unmount_all(target, detach=True)
             return

@@ -150,7 +150,7 @@ def test_its_materials_are_listed(build: Build) -> None:
     bill: dict[str, Any] = json.loads(build.artefacts[1].read_text())
     components = {each["name"]: each for each in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX"
-    assert {"orlop-kernel", "orlop-services", "grpcio", "pydantic-core"} <= components.keys()
+    assert {"orlop-kernel", "orlop-services", "grpcio", "pydantic-core", "pex"} <= components.keys()
     assert ("httpx" in components) is (build.file.stem != "minimal")
     assert components["orlop-kernel"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     assert bill["metadata"]["component"]["name"] == f"orlop-{build.file.stem}"

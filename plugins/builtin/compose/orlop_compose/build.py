@@ -51,7 +51,7 @@ def build(file: Path, output: Path, tell: Callable[[str], object], *, relock: bo
             path.unlink(missing_ok=True)
             write(path.absolute(), specification, target, wheels)
             materials = path.with_name(f"{path.name}.cdx.json")
-            materials.write_text(bill(path, specification.name, specification.version, wheels, target))
+            materials.write_text(bill(path, specification, wheels, target))
             made += [path, materials]
     return made
 

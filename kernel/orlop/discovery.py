@@ -104,17 +104,15 @@ def discover(directories: Sequence[str] = (), lock: Lock | None = None) -> Catal
     catalogue.faults.extend(fault for fault in types.values() if fault)
     for name, type in _load_types([point for point, fault in types.items() if not fault], catalogue):
         catalogue.types[name] = type
-    refused = []
     for type in list(catalogue.types.values()):
-        for point in groups.get(type.group, {}).values():
-            if fault := lock and lock.fault(point, f"{type.name}.{point.name}"):
-                refused.append((Candidate(type.name, point.name, point, _raiser(fault)), fault))
+        points = groups.get(type.group, {}).values()
+        faults = {each: lock.fault(each, f"{type.name}.{each.name}") if lock else None for each in points}
+        # Refused ones come last: they must not keep a trusted plugin of the same name from working.
+        for point, fault in sorted(faults.items(), key=lambda item: item[1] is not None):
+            if fault and f"{type.name}.{point.name}" in catalogue.candidates:
+                catalogue.faults.append(fault)
             else:
-                catalogue.add(_candidate(type, point))
-    for candidate, fault in refused:
-        # It must not keep a trusted plugin of the same name from working.
-        if catalogue.candidates.setdefault(candidate.uri, candidate) is not candidate:
-            catalogue.faults.append(fault)
+                catalogue.add(_candidate(type, point, fault))
     return catalogue
 
 
@@ -151,9 +149,9 @@ def _load_types(points: Iterable[EntryPoint], catalogue: Catalogue) -> list[tupl
     return list(found.items())
 
 
-def _candidate(type: PluginType[Any], point: EntryPoint) -> Candidate:
+def _candidate(type: PluginType[Any], point: EntryPoint, fault: PluginError | None) -> Candidate:
     uri = f"{type.name}.{point.name}"
-    return Candidate(type.name, point.name, point, lambda: _load(point, uri))
+    return Candidate(type.name, point.name, point, _raiser(fault) if fault else lambda: _load(point, uri))
 
 
 def _load(point: EntryPoint, uri: str, where: str = "") -> AnyRegistration:

@@ -198,8 +198,7 @@ class Kernel:
         try:
             return Lock(Path(name))
         except LoadError as error:
-            self.config.findings.faults.append(f"{where}: {error}")
-            raise ConfigError(self.config.findings.faults) from error
+            raise ConfigError([*self.config.findings.faults, f"{where}: {error}"]) from error
 
     def derived(
         self, name: str, table: ProxyPlugin | StreamProcessor, where: str, catalogue: Catalogue | None = None

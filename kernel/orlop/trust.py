@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import tomli
 
@@ -50,13 +50,11 @@ class Lock:
 
     def fault(self, point: EntryPoint, uri: str) -> LoadError | None:
         """Why the plugin *uri* may not load, unless its distribution is as the lock says. Imports nothing."""
-        distribution = point.dist
-        assert distribution is not None  # only entry points of distributions are looked at
+        distribution = cast(Distribution, point.dist)  # only entry points of distributions are looked at
         if distribution not in self._verdicts:
             self._verdicts[distribution] = self._verdict(distribution)
         origin = f"{distribution.name} {distribution.version}, entry point {point.name} = {point.value}"
-        reason = self._verdicts[distribution]
-        return LoadError(reason, plugin=uri, origin=origin) if reason else None
+        return LoadError(reason, plugin=uri, origin=origin) if (reason := self._verdicts[distribution]) else None
 
     def _verdict(self, distribution: Distribution) -> str:
         who = f"distribution {distribution.name} {distribution.version}"
@@ -67,9 +65,7 @@ class Lock:
         for name in sorted(locked.keys() | found.keys()):
             if locked.get(name) != found.get(name):
                 how = "is not in" if name not in locked else "differs from" if name in found else "is missing against"
-                return (
-                    f"{name} of {who} {how} the lock {self.path}; reinstall it, or write the lock anew if you meant it"
-                )
+                return f"{name} of {who} {how} the lock {self.path}; reinstall it, or write the lock anew"
         return ""
 
 

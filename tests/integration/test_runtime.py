@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture
-async def w(short_tmp: Path) -> AsyncIterator[World]:
-    async with world(short_tmp) as made:
+@pytest_asyncio.fixture(params=["containerd", "own"])
+async def w(short_tmp: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with world(short_tmp, own=request.param == "own") as made:
         yield made
 
 
@@ -65,7 +65,10 @@ async def test_the_bundle_is_laid_out_as_shims_expect(w: World) -> None:
     assert stat.S_IMODE(bundle.parent.stat().st_mode) == 0o711
     assert (bundle / "work").resolve() == w.base / "root" / w.namespace / "c1"
     assert stat.S_ISFIFO((bundle / "log").stat().st_mode)
-    assert (bundle / "shim-binary-path").read_text() == shutil.which("containerd-shim-runc-v2")
+    name = "containerd-shim-orlop-v1" if w.own else "containerd-shim-runc-v2"
+    path = Path((bundle / "shim-binary-path").read_text())
+    assert path.name == name
+    assert os.access(path, os.X_OK)
     assert stat.S_IMODE((bundle / "shim-binary-path").stat().st_mode) == 0o600
     assert stat.S_IMODE((bundle / "bootstrap.json").stat().st_mode) == 0o644
     assert mount_points(bundle) == [str(bundle / "rootfs")]
@@ -335,7 +338,10 @@ async def test_tasks_are_listed_in_order_of_id(w: World) -> None:
     assert [task.id for task in await w.runtime.list()] == ["a", "b", "c"]
 
 
-async def test_a_shim_without_info_says_so(w: World) -> None:
+async def test_a_shim_says_what_it_is_or_that_it_cannot(w: World) -> None:
+    if w.own:
+        assert RuntimeInfo.FromString(await w.runtime.info(RUNC)).name == "io.containerd.orlop.v1"
+        return
     with pytest.raises(Unavailable, match="-info"):
         await w.runtime.info(RUNC)
 

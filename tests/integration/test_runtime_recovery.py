@@ -29,9 +29,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture
-async def w(short_tmp: Path) -> AsyncIterator[World]:
-    async with world(short_tmp) as made:
+@pytest_asyncio.fixture(params=["containerd", "own"])
+async def w(short_tmp: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with world(short_tmp, own=request.param == "own") as made:
         yield made
 
 

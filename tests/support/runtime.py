@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.support import oci
 
 from orlop import context
 from orlop.errors import NotFound, OrlopError
-from orlop.interfaces.runtime import Task, TaskRequest
+from orlop.interfaces.runtime import ShimLauncher, Task, TaskRequest
 from orlop.values import AnyMessage, Event, Mount, Stdio, now
 from orlop_runtime.launcher import LauncherSettings, ShimManager
 from orlop_runtime.recovery import restore
@@ -30,6 +30,8 @@ from orlop_sdk.convert.events import event_from_wire
 from orlop_sdk.rpc import descriptors
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.ttrpc.server import Server
+from orlop_shim.launcher import LauncherSettings as OwnSettings
+from orlop_shim.launcher import OrlopLauncher
 
 RUNC = "io.containerd.runc.v2"
 PATIENCE = 30.0
@@ -98,10 +100,11 @@ class World:
     base: Path
     namespace: str
     events: Recorder
-    launcher: ShimManager
+    launcher: ShimManager | OrlopLauncher
     runtime: TaskRuntime
     server: Server
     timeouts: Timeouts
+    own: bool = False
 
     @property
     def tree(self) -> list[Mount]:
@@ -138,7 +141,7 @@ class World:
 
     async def begin(self) -> None:
         """What a start of the daemon does."""
-        self.launcher = make_launcher(self.base)
+        self.launcher = make_launcher(self.base, own=self.own)
         self.runtime = make_runtime(self.base, self.launcher, self.events, self.timeouts)
         await restore(self.runtime, nobody)
 
@@ -185,30 +188,36 @@ async def nobody(id: str) -> str:
     raise NotFound(f'container "{id}": not found')
 
 
-def make_launcher(base: Path) -> ShimManager:
-    """A launcher whose shims send events to this place."""
-    return ShimManager(
-        LauncherSettings(
-            ttrpc_address=f"unix://{base}/t.sock", grpc_address=f"{base}/g.sock", publish_binary="/usr/bin/true"
-        )
-    )
+def make_launcher(base: Path, *, own: bool) -> ShimManager | OrlopLauncher:
+    """A launcher whose shims send events to this place: of Orlop's shim (*own*), or of containerd's."""
+    events, daemon = f"unix://{base}/t.sock", f"{base}/g.sock"
+    if own:
+        return OrlopLauncher(OwnSettings(runtimes=(RUNC,), ttrpc_address=events, grpc_address=daemon))
+    return ShimManager(LauncherSettings(ttrpc_address=events, grpc_address=daemon, publish_binary="/usr/bin/true"))
 
 
-def make_runtime(base: Path, launcher: ShimManager, events: Recorder, timeouts: Timeouts) -> TaskRuntime:
+def make_runtime(
+    base: Path, launcher: ShimManager | OrlopLauncher, events: Recorder, timeouts: Timeouts
+) -> TaskRuntime:
     """A runtime over that place."""
-    launchers: Mapping[str, ShimManager] = {"manager": launcher}
+    launchers: dict[str, ShimLauncher] = {"manager": launcher}
+    if isinstance(launcher, OrlopLauncher):
+        launchers = {"orlop": launcher, "manager": make_launcher(base, own=False)}
     return TaskRuntime(base / "state", base / "root", launchers, events, timeouts)
 
 
 @asynccontextmanager
-async def world(base: Path) -> AsyncIterator[World]:
-    """A fresh world; at the end its containers are removed, and nothing of them may be left on the host."""
+async def world(base: Path, *, own: bool = False) -> AsyncIterator[World]:
+    """A fresh world; at the end its containers are removed, and nothing of them may be left on the host.
+
+    Its shims are Orlop's with *own*, and containerd's without.
+    """
     oci.busybox_tree(base / "tree")
     events = Recorder()
     server = Server(Forwarding(events).methods())
     await server.listen(f"{base}/t.sock")
     timeouts = Timeouts(load=2.0)
-    launcher = make_launcher(base)
+    launcher = make_launcher(base, own=own)
     made = World(
         base,
         f"orlop-test-{uuid.uuid4().hex[:12]}",
@@ -217,6 +226,7 @@ async def world(base: Path) -> AsyncIterator[World]:
         make_runtime(base, launcher, events, timeouts),
         server,
         timeouts,
+        own,
     )
     with context.scope(namespace=made.namespace):
         try:

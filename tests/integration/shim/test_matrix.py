@@ -15,6 +15,17 @@ from tests.support.runtime import pids_of
 if TYPE_CHECKING:
     from tests.integration.shim.conftest import Case
 
+# Ends when its input does, and not before.
+LOGGER = """\
+#!/bin/sh
+trap "" TERM
+exec >"$2"
+printf "%s %s\\n" "$CONTAINER_ID" "$CONTAINER_NAMESPACE"
+exec 5>&-
+cat <&3
+cat <&4
+"""
+
 
 def test_streams_and_exit_status(case: Case) -> None:
     done = case.run("c1", "/bin/sh", "-c", "echo out; echo err >&2; exit 7")
@@ -114,9 +125,7 @@ def test_output_to_a_file(case: Case) -> None:
 
 def test_output_to_a_program(case: Case) -> None:
     program = case.daemon.base / "logger"
-    program.write_text(
-        '#!/bin/sh\nexec >"$2"\nprintf "%s %s\\n" "$CONTAINER_ID" "$CONTAINER_NAMESPACE"\nexec 5>&-\ncat <&3\ncat <&4\n'
-    )
+    program.write_text(LOGGER)
     program.chmod(0o755)
     kept = case.daemon.base / "kept"
     case.start("c1", "/bin/sh", "-c", "echo out; echo err >&2", flags=("--log-uri", f"binary://{program}?to={kept}"))
@@ -127,10 +136,10 @@ def test_output_to_a_program(case: Case) -> None:
 
 def test_a_shared_pid_namespace_is_cleared(case: Case) -> None:
     case.start(
-        "c1", "/bin/sh", "-c", "/bin/sleep 77123 & /bin/sleep 1", flags=("--with-ns", f"pid:/proc/{os.getpid()}/ns/pid")
+        "c1", "/bin/sh", "-c", "/bin/sleep 98123 & /bin/sleep 1", flags=("--with-ns", f"pid:/proc/{os.getpid()}/ns/pid")
     )
     eventually(lambda: case.status("c1") == "STOPPED", "the container does not end")
-    eventually(lambda: not pids_of("77123"), "a process outlives its container")
+    eventually(lambda: not pids_of("98123"), "a process outlives its container")
     case.remove("c1")
 
 
@@ -160,12 +169,12 @@ def test_containers_outlive_the_daemon(case: Case) -> None:
 
 
 def test_a_shim_that_dies_is_cleaned_up_after(case: Case) -> None:
-    case.start("c1", "/bin/sleep", "77124")
+    case.start("c1", "/bin/sleep", "98124")
     try:
         (shim,) = case.daemon.shims()
         os.kill(shim, signal.SIGKILL)
         eventually(lambda: case.status("c1") == "", "the task is still there")
-        eventually(lambda: not pids_of("77124"), "the container's process is still there")
+        eventually(lambda: not pids_of("98124"), "the container's process is still there")
     finally:
         case.remove("c1")
 

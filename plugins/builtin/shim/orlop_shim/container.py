@@ -120,7 +120,9 @@ class Container:
             await self._around.loop.within(_REAP, init.exited)
         async with init.lock:
             if init.status not in (CREATED, STOPPED):
-                raise FailedPrecondition(f'container "{self.id}": cannot delete a running process; kill it first')
+                raise FailedPrecondition(
+                    f'container "{self.id}": still running, cannot delete a running process; kill it first'
+                )
             await init.streams.drain()
             if init.pid and not self.deleted:
                 await self._remove()
@@ -189,7 +191,7 @@ class Container:
         async with process.lock:
             if process.status not in (CREATED, STOPPED):
                 raise FailedPrecondition(
-                    f'process "{process.exec_id}" of container "{self.id}": cannot delete a running process'
+                    f'process "{process.exec_id}" of container "{self.id}": still running; kill it first'
                 )
             await process.streams.drain()
             process.streams.close()

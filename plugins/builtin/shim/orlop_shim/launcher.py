@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from orlop.blocking import Pool
@@ -22,14 +23,17 @@ from orlop.interfaces.runtime import RuntimeInformer, ShimAddress, ShimKeeper, S
 from orlop.values import AnyMessage, Exit, now
 from orlop_sdk.serving.shim_log import ShimLogs, open_log_blocking
 from orlop_shim.container import read_options
+from orlop_shim.files import write
 from orlop_shim.info import NAME, describe
 from orlop_shim.messages import ANY, DELETED
 from orlop_shim.reserve import Reserve
+from orlop_shim.shim import NAME as SHIM_NAME
 from orlop_shim.start import Request
 from orlop_shim.wire import WireError
 
 _THREADS: Final = 8
 _API_VERSION: Final = 3
+_BINARY_FILE: Final = "shim-binary-path"
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class OrlopLauncher:
         return runtime in self._settings.runtimes
 
     async def launch(self, request: ShimRequest) -> ShimAddress:
-        self._logs.watch(request.bundle, await self._pool.run(open_log_blocking, request.bundle))
+        self._logs.watch(request.bundle, await self._pool.run(_prepare_blocking, request.bundle))
         try:
             address = await self._reserve.fork(self._request(request))
         except BaseException:
@@ -150,6 +154,17 @@ class OrlopLauncher:
         except WireError as error:
             raise Unavailable(f'clean-up after the shim of "{request.id}": answered what is no exit') from error
         return Exit(answer["exit_status"], now(), answer["pid"])
+
+
+def _prepare_blocking(bundle: Path) -> int:
+    """Leave the path of the shim's binary, for a daemon that cleans up without this launcher, and open its log."""
+    binary = Path(sys.executable).parent / SHIM_NAME
+    if binary.is_file():
+        # Whole or not at all, since a daemon may die at any time.
+        new = bundle / f".{_BINARY_FILE}.new"
+        write(str(new), str(binary).encode())
+        new.rename(bundle / _BINARY_FILE)
+    return open_log_blocking(bundle)
 
 
 _: type[ShimLauncher] = OrlopLauncher

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only our own shim is held to: broken runtimes, killed zygotes, input that ends early, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.support.ctr import eventually
+from tests.support.runtime import pids_of
+
+if TYPE_CHECKING:
+    from tests.integration.shim.conftest import Case
+
+FAILING = """\
+#!/bin/sh
+for word; do
+    if [ "$word" = {verb} ]; then
+        echo "{verb} is broken" >&2
+        exit 1
+    fi
+done
+exec {runc} "$@"
+"""
+ONLY_CHECKPOINTS = """\
+#!/bin/sh
+case "$*" in *" checkpoint "*) echo "$*" >{said}; exit 0;; esac
+exec {runc} "$@"
+"""
+
+
+def broken_runtime(case: Case, verb: str) -> str:
+    """A runc that fails at one thing."""
+    path = case.daemon.base / f"runc-{verb}"
+    path.write_text(FAILING.format(verb=verb, runc=shutil.which("runc")))
+    path.chmod(0o755)
+    return str(path)
+
+
+def zygotes(case: Case) -> list[int]:
+    """The zygotes of the case's daemon."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
+                if parent == case.daemon.pid and (entry / "cmdline").read_bytes().startswith(b"orlop-zygote"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # gone meanwhile
+    return found
+
+
+def test_input_ends_when_the_client_says_so(own: Case) -> None:
+    done = own.run("c1", "/bin/cat", stdin=b"all of it\n")
+    assert (done.code, done.out) == (0, "all of it\n")
+
+
+@pytest.mark.parametrize("verb", ["create", "start", "pause", "exec"])
+def test_a_runtime_that_fails_is_named_and_leaves_nothing(own: Case, verb: str) -> None:
+    own.runtime = broken_runtime(own, verb)
+    if verb in ("create", "start"):
+        done = own.run("c1", "/bin/true")
+    else:
+        own.start("c1", "/bin/sleep", "1000")
+        more = ("--exec-id", "e1") if verb == "exec" else ()
+        done = own.ctr.run("tasks", verb, *more, "c1", *(("/bin/true",) if verb == "exec" else ()))
+    assert done.code != 0
+    assert f"{verb} is broken" in done.err or f"OCI runtime {verb} failed" in done.err
+    own.remove("c1")
+
+
+def test_a_runtime_that_is_missing_is_named(own: Case) -> None:
+    own.runtime = "/no/such/runc"
+    done = own.run("c1", "/bin/true")
+    assert done.code != 0
+    assert "/no/such/runc" in done.err
+    own.ctr.run("containers", "rm", "c1")
+
+
+def test_a_missing_program_leaves_the_container_alone(own: Case) -> None:
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        for number in range(3):
+            done = own.ctr.run("tasks", "exec", "--exec-id", f"e{number}", "c1", "/no/such/program")
+            assert "no such file or directory" in done.err
+        assert own.ctr.run("tasks", "exec", "--exec-id", "e", "c1", "/bin/echo", "fine").out == "fine\n"
+    finally:
+        own.remove("c1")
+
+
+def test_many_at_once(own: Case) -> None:
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        outputs = [own.daemon.base / f"many{number}" for number in range(8)]
+        for number, path in enumerate(outputs):
+            with (
+                path.open("wb") as out,
+                own.ctr.background(
+                    "tasks", "exec", "--exec-id", f"e{number}", "c1", "/bin/echo", str(number), out=out
+                ) as call,
+            ):
+                assert call.wait(30) == 0
+        assert [path.read_text() for path in outputs] == [f"{number}\n" for number in range(8)]
+    finally:
+        own.remove("c1")
+
+
+def test_the_bundle_has_what_clean_up_needs(own: Case) -> None:
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        bundle = own.daemon.state / "io.containerd.runtime.v2.task" / own.namespace / "c1"
+        assert (bundle / "runtime").read_text() == "runc"
+        assert json.loads((bundle / "options.json").read_text())["binary_name"] == "runc"
+        assert int((bundle / "init.pid").read_text()) > 0
+        assert (bundle / "address").read_text().startswith("unix:///")
+    finally:
+        own.remove("c1")
+
+
+def test_a_zygote_that_dies_takes_nothing_along(own: Case) -> None:
+    if own.daemon.name != "orlopd":
+        pytest.skip("only Orlop has a zygote")
+    own.start("c1", "/bin/sleep", "98125")
+    try:
+        (zygote,) = zygotes(own)
+        os.kill(zygote, signal.SIGKILL)
+        assert own.status("c1") == "RUNNING"
+        assert own.run("c2", "/bin/echo", "again").out == "again\n"
+        assert zygotes(own) not in ([], [zygote])
+        assert len(pids_of("98125")) == 1
+    finally:
+        own.remove("c1")
+
+
+def test_exits_while_the_daemon_is_away_are_told_later(own: Case) -> None:
+    own.start("c1", "/bin/sh", "-c", "trap 'exit 6' TERM; while :; do sleep 0.1; done")
+    try:
+        (pid,) = [int(line.split()[1]) for line in own.ctr.ok("tasks", "ls").splitlines() if line.startswith("c1 ")]
+        own.daemon.kill()
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not Path(f"/proc/{pid}").exists(), "the container does not end")
+        own.daemon.start()
+        eventually(lambda: own.status("c1") == "STOPPED", "the end is not known")
+        assert "exit with non-zero exit code 6" in own.ctr.run("tasks", "rm", "c1").err
+    finally:
+        own.remove("c1")
+
+
+def test_checkpoints_are_asked_of_the_runtime(own: Case) -> None:
+    path = own.daemon.base / "runc-checkpoint"
+    said = own.daemon.base / "said"
+    path.write_text(ONLY_CHECKPOINTS.format(said=said, runc=shutil.which("runc")))
+    path.chmod(0o755)
+    own.runtime = str(path)
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        own.ctr.ok("tasks", "checkpoint", "--image-path", str(own.daemon.base / "image"), "c1")
+        words = said.read_text().split()
+        assert words[words.index("--image-path") + 1] == str(own.daemon.base / "image")
+        assert "--leave-running" in words
+        assert words[-1] == "c1"
+    finally:
+        own.remove("c1")

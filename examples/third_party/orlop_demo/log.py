@@ -67,9 +67,10 @@ def path_of(uri: str) -> Path:
 def read(uri: str) -> dict[str, bytes]:
     """What was logged to a URI, by stream: for ``orlop-sdk check``, and for tests."""
     found = {"stdout": b"", "stderr": b""}
-    for line in path_of(uri).read_bytes().splitlines(keepends=True):
-        _, name, text = line.split(b" ", 2)
-        found[name.decode()] += text
+    with path_of(uri).open("rb") as lines:
+        for line in lines:
+            _, name, text = line.split(b" ", 2)
+            found[name.decode()] += text
     return found
 
 

@@ -56,7 +56,7 @@ async def broken(ctx: InitContext[NoConfig]):
 
 def read(uri):
     found = {}
-    for line in Path(urlsplit(uri).path).read_text().splitlines():
+    for line in Path(urlsplit(uri).path).read_bytes().splitlines():
         entry = json.loads(line)
         found[entry["stream"]] = found.get(entry["stream"], b"") + entry["log"].encode()
     return found

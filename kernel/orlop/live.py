@@ -23,7 +23,7 @@ from orlop.config.check import checked
 from orlop.config.settings import AT_START, ProxyPlugin
 from orlop.discovery import AnyRegistration, Candidate
 from orlop.errors import AlreadyExists, FailedPrecondition, InitError, NotFound, PluginInUse, Unavailable
-from orlop.plugin import Change, Plugins, PluginStatus
+from orlop.plugin import Change, Plugins
 from orlop.registry import DISABLED, OK, WAITING, Entry
 
 if TYPE_CHECKING:
@@ -67,19 +67,10 @@ class Live:
         self.open = False
         self._kernel = kernel
         self._registry = kernel.registry
+        self.statuses: Final = self._registry.statuses
+        self.instance: Final = self._registry.instance
+        self.warnings: Final = lambda: list(self._registry.config_warnings)
         self._changes: set[asyncio.Task[Change]] = set()
-
-    def statuses(self) -> list[PluginStatus]:
-        """See `orlop.plugin.Plugins`."""
-        return self._registry.statuses()
-
-    def instance(self, uri: str) -> object | None:
-        """See `orlop.plugin.Plugins`."""
-        return self._registry.instance(uri)
-
-    def warnings(self) -> list[str]:
-        """See `orlop.plugin.Plugins`."""
-        return list(self._registry.config_warnings)
 
     @_serial
     async def enable(self, uri: str) -> Change:

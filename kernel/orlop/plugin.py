@@ -293,40 +293,26 @@ class InitContext(Generic[C]):
         self.properties: Final = properties
         self.log: Final = logging.getLogger(f"orlop.{registration.uri}")
         self.exports: Final[dict[str, str]] = dict(registration.exports)
-        self._root = root
-        self._state = state
+        self.plugins: Final = resolver.plugins
+        """All plugins, to look at and to change."""
+        self.hooks: Final[Any] = resolver.hooks
+        """Caller of the hooks in `orlop.hooks`: ``ctx.hooks.orlop_adjust_spec(...)``."""
+        self.daemon_root: Final = root
+        """The root that all plugins share; only for layouts that other programs rely on."""
+        self.daemon_state: Final = state
+        """The state directory that all plugins share; only for layouts that other programs rely on."""
         self._resolver = resolver
         self._timeouts = timeouts
 
     @property
     def root(self) -> Path:
         """The plugin's own directory for what must last (``<root>/<uri>``), made on first use, mode 0700."""
-        return _directory(self._root / self.uri)
+        return _directory(self.daemon_root / self.uri)
 
     @property
     def state(self) -> Path:
         """The plugin's own directory for what a reboot may take (``<state>/<uri>``), made on first use, mode 0711."""
-        return _directory(self._state / self.uri, 0o711)
-
-    @property
-    def daemon_root(self) -> Path:
-        """The root that all plugins share; only for layouts that other programs rely on."""
-        return self._root
-
-    @property
-    def daemon_state(self) -> Path:
-        """The state directory that all plugins share; only for layouts that other programs rely on."""
-        return self._state
-
-    @property
-    def plugins(self) -> Plugins:
-        """All plugins, to look at and to change."""
-        return self._resolver.plugins
-
-    @property
-    def hooks(self) -> Any:
-        """Caller of the hooks in `orlop.hooks`: ``ctx.hooks.orlop_adjust_spec(...)``."""
-        return self._resolver.hooks
+        return _directory(self.daemon_state / self.uri, 0o711)
 
     def get(self, type: PluginType[T], id: str = "") -> T:
         """The one working plugin of *type*, or the one with that id. Must have been required.

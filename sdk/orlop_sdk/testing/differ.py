@@ -17,12 +17,15 @@ It needs root: layers have owners and devices. Trees are given to the differ as 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
 import os
+import random
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
@@ -34,6 +37,7 @@ from orlop.interfaces.content import ContentStore
 from orlop.interfaces.differ import Differ
 from orlop.interfaces.stream import TAR
 from orlop.values import Descriptor, Mount
+from orlop_sdk.linux.mount import mount_points
 from orlop_sdk.testing.trees import (
     Step,
     append,
@@ -115,6 +119,40 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def linked(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    """A symbolic link, or a hard one."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info, b""
+
+
+TRICKS: Mapping[str, Callable[[str], Sequence[tuple[tarfile.TarInfo, bytes]]]] = {
+    "absolute name": lambda out: [member(f"{out}/evil")],
+    "absolute name of a victim": lambda out: [member(f"{out}/victim", b"changed")],
+    "dots": lambda _out: [member("../outside/victim", b"changed"), member("a/../../evil")],
+    "through a link": lambda out: [linked("trap", out), member("trap/victim", b"changed")],
+    "through two links": lambda out: [linked("a", "b"), linked("b", out), member("a/victim", b"changed")],
+    "through a relative link": lambda _out: [linked("trap", "../outside"), member("trap/victim", b"changed")],
+    "onto a link": lambda out: [linked("trap", f"{out}/victim"), member("trap", b"changed")],
+    "hard link to a victim": lambda out: [linked("own", f"{out}/victim", tarfile.LNKTYPE), member("own", b"changed")],
+    "hard link with dots": lambda _out: [
+        linked("own", "../outside/victim", tarfile.LNKTYPE),
+        member("own", b"changed"),
+    ],
+    "hard link through a link": lambda out: [
+        linked("trap", out),
+        linked("own", "trap/victim", tarfile.LNKTYPE),
+        member("own", b"changed"),
+    ],
+    "whiteout with dots": lambda _out: [member("../outside/.wh.victim")],
+    "whiteout through a link": lambda out: [linked("trap", out), member("trap/.wh.victim")],
+    "opaque through a link": lambda out: [linked("trap", f"{out}/kept"), member("trap/.wh..wh..opq")],
+    "whiteout of dots": lambda _out: [member(".wh..."), member(".wh..")],
+    "mode of a link": lambda out: [linked("trap", f"{out}/victim"), member("trap/", mode=0o777)],
+}
+"""Layers, by name, that try to reach a directory outside of the tree that they are applied to."""
+
+
 class DifferSuite:
     """What every differ of tar layers does."""
 
@@ -161,6 +199,47 @@ class DifferSuite:
         await differ.apply(await add(content, blob, TAR), bind(tree))
         assert list(outside.iterdir()) == []
 
+    @pytest.mark.parametrize("trick", sorted(TRICKS))
+    async def test_hostile_layers_stay_inside(
+        self, differ: Differ, content: ContentStore, tmp_path: Path, trick: str
+    ) -> None:
+        outside, tree = make(tmp_path / "outside"), make(tmp_path / "tree")
+        run([write("victim", "untouched", 0o600), mkdir("kept"), write("kept/file", "x")], outside)
+        before = manifest(outside)
+        blob = layer(*TRICKS[trick](str(outside)))
+        # Whether such a layer is refused or made harmless is the differ's own affair.
+        with contextlib.suppress(OrlopError):
+            await differ.apply(await add(content, blob, TAR), bind(tree))
+        assert manifest(outside) == before
+        assert not (tmp_path / "evil").exists()
+
+    async def test_layers_are_applied_at_the_same_time(
+        self, differ: Differ, content: ContentStore, tmp_path: Path
+    ) -> None:
+        async def one(number: int) -> None:
+            plain = layer(*(member(f"{number}/{name}", os.urandom(2000)) for name in range(50)))
+            tree = make(tmp_path / f"tree-{number}")
+            applied = await differ.apply(await add(content, plain, TAR), bind(tree))
+            assert applied.digest == digest(plain)
+            assert len(list((tree / str(number)).iterdir())) == 50
+
+        await asyncio.gather(*map(one, range(8)))
+
+    async def test_a_cancelled_call_leaves_no_mount(
+        self, differ: Differ, content: ContentStore, tmp_path: Path
+    ) -> None:
+        descriptor = await add(content, layer(*(member(f"file-{n}", bytes(100_000)) for n in range(200))), TAR)
+        for delay in (0, 0.001, 0.02):
+            tree = make(tmp_path / f"tree-{delay}")
+            task = asyncio.create_task(differ.apply(descriptor, bind(tree)))
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        tree = make(tmp_path / "whole")
+        await differ.apply(descriptor, bind(tree))
+        assert len(list(tree.iterdir())) == 200
+        assert mount_points(tmp_path) == []
+
     async def test_foreign_types_are_left_to_others(
         self, differ: Differ, content: ContentStore, tmp_path: Path
     ) -> None:
@@ -191,6 +270,19 @@ class DifferSuite:
         await differ.apply(made, bind(result))
         assert manifest(result) == manifest(upper)
         assert (result / "first").stat().st_ino == (result / "second").stat().st_ino
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_whatever_changed_arrives(
+        self, differ: Differ, content: ContentStore, tmp_path: Path, seed: int
+    ) -> None:
+        self._needs_compare()
+        chance = random.Random(seed)  # noqa: S311  # no secrets here
+        lower, upper, result = (make(tmp_path / name) for name in ("lower", "upper", "result"))
+        change_at_random(chance, 60, lower, upper, result)
+        change_at_random(chance, 60, upper)
+        made = await differ.compare(bind(lower, readonly=True), bind(upper, readonly=True), media_type=TAR)
+        await differ.apply(made, bind(result))
+        assert manifest(result) == manifest(upper)
 
     async def test_nothing_changed_is_an_empty_layer(
         self, differ: Differ, content: ContentStore, tmp_path: Path
@@ -242,6 +334,26 @@ class DifferSuite:
     def _needs_compare(self) -> None:
         if not self.compares:
             pytest.skip("makes no layers")
+
+
+def change_at_random(chance: random.Random, times: int, *trees: Path) -> None:
+    """Make the same changes, of all kinds, in several equal trees."""
+    for _ in range(times):
+        name = "/".join(chance.choice("abcd") for _ in range(chance.randint(1, 3)))
+        text, mode, owner = str(chance.random()), chance.choice((0o600, 0o644, 0o755, 0o4711)), chance.randint(0, 9)
+        kind = chance.choice(("write", "write", "mkdir", "remove", "symlink", "chmod", "chown"))
+        steps: dict[str, Step] = {
+            "write": write(name, text, mode),
+            "mkdir": mkdir(name, 0o700 | mode),
+            "remove": remove(name),
+            "symlink": symlink(name, text),
+            "chmod": chmod(name, mode),
+            "chown": chown(name, owner, owner),
+        }
+        for tree in trees:
+            # What is in the way, or missing, is so in each of them.
+            with contextlib.suppress(OSError):
+                steps[kind](tree)
 
 
 def make(path: Path) -> Path:

@@ -23,8 +23,10 @@ Drivers that shims know themselves have nothing to run, and need no suite.
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -174,6 +176,47 @@ class LogDriverSuite:
         run.write("stdout", lines)
         run.end()
         assert _both(self.logged(uri))[0] == lines
+
+    def test_keeps_empty_lines(self, driver: LogDriver, uri: str) -> None:
+        run = LogRun(driver, uri)
+        run.wait_ready()
+        run.write("stdout", b"\n\none\n\n")
+        run.end()
+        assert _both(self.logged(uri))[0] == b"\n\none\n\n"
+
+    def test_puts_pieces_of_a_line_together(self, driver: LogDriver, uri: str) -> None:
+        run = LogRun(driver, uri)
+        run.wait_ready()
+        for piece in (b"a", b"b", "ü".encode()[:1], "ü".encode()[1:], b"c\nd", b"\n"):
+            run.write("stderr", piece)
+            time.sleep(0.01)  # so that they arrive apart
+        run.end()
+        assert _both(self.logged(uri))[1] == "abüc\nd\n".encode()
+
+    def test_both_streams_at_once_keep_their_order(self, driver: LogDriver, uri: str) -> None:
+        run = LogRun(driver, uri)
+        run.wait_ready()
+        lines = {name: [b"%s %05d\n" % (name.encode(), n) for n in range(5000)] for name in ("stdout", "stderr")}
+
+        def pour(name: str) -> None:
+            for line in lines[name]:
+                run.write(name, line)
+
+        writers = [threading.Thread(target=pour, args=(name,)) for name in lines]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(PATIENCE)
+        run.end()
+        assert _both(self.logged(uri)) == (b"".join(lines["stdout"]), b"".join(lines["stderr"]))
+
+    def test_survives_what_is_no_text(self, driver: LogDriver, uri: str) -> None:
+        run = LogRun(driver, uri)
+        run.wait_ready()
+        run.write("stdout", random.Random(1).randbytes(300_000) + b"\n\0\xff\xfe\x1b[2J\n")  # noqa: S311
+        run.write("stderr", b"after it\n")
+        run.end()
+        assert _both(self.logged(uri))[1] == b"after it\n"
 
     def test_takes_lines_of_any_length(self, driver: LogDriver, uri: str) -> None:
         line = "é".encode() * 100_000 + b"\n"

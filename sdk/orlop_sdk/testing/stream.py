@@ -16,9 +16,11 @@ It needs no root. Samples are repeated to fill pipes, if `repeats` says that thi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import io
 import os
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -84,6 +86,67 @@ class StreamProcessorSuite:
         times = max(1, _MANY * 20 // max(1, len(sample.source)))
         assert await convert(processor, sample.media_type, sample.source * times) == sample.result * times
 
+    async def test_takes_its_source_in_any_pieces(self, processor: StreamProcessor) -> None:
+        sample = self.samples[0]
+        for piece in (1, 7, 4096):
+            reading, writing = os.pipe()
+            feeding = asyncio.create_task(asyncio.to_thread(_feed, writing, sample.source, piece))
+            try:
+                async with running(processor, reading, sample.media_type) as stream:
+                    assert await read(stream) == sample.result
+                    await asyncio.wait_for(stream.wait(), PATIENCE)
+                    await asyncio.wait_for(stream.wait(), PATIENCE)
+            finally:
+                os.close(reading)
+                await feeding
+
+    async def test_what_is_cut_off_gives_no_more_than_its_beginning(self, processor: StreamProcessor) -> None:
+        for sample in self.samples:
+            for cut in sorted({0, 1, len(sample.source) // 2, max(0, len(sample.source) - 1)}):
+                with contextlib.suppress(OrlopError):
+                    found = await convert(processor, sample.media_type, sample.source[:cut])
+                    # One that goes by the first bytes may not know it any more, and leave it as it is.
+                    whole = sample.result.startswith(found) or found == sample.source[:cut]
+                    assert whole, f"{sample.media_type}: {cut} bytes of it"
+
+    async def test_garbage_does_no_harm(self, processor: StreamProcessor) -> None:
+        chance = random.Random(1)  # noqa: S311  # no secrets here
+        for size in (1, 100, 70_000):
+            with contextlib.suppress(OrlopError):
+                await convert(processor, self.samples[0].media_type, chance.randbytes(size))
+        assert await convert(processor, self.samples[0].media_type, self.samples[0].source) == self.samples[0].result
+
+    async def test_a_cancelled_wait_can_be_repeated(self, processor: StreamProcessor) -> None:
+        end, other = os.pipe()
+        try:
+            async with running(processor, end, self.samples[0].media_type) as stream:
+                waiting = asyncio.create_task(stream.wait())
+                await asyncio.sleep(0.05)
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                os.write(other, self.samples[0].source)
+                os.close(other)
+                other = -1
+                assert await read(stream) == self.samples[0].result
+                await asyncio.wait_for(stream.wait(), PATIENCE)
+        finally:
+            os.close(end)
+            if other >= 0:
+                os.close(other)
+
+    async def test_leaves_no_descriptors(self, processor: StreamProcessor) -> None:
+        sample = self.samples[0]
+        await convert(processor, sample.media_type, sample.source)  # what is kept for the next ones is kept now
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            await convert(processor, sample.media_type, sample.source)
+            end, other = os.pipe()
+            stream = await processor.open(end, sample.media_type)
+            await asyncio.wait_for(stream.close(), PATIENCE)
+            os.close(end)
+            os.close(other)
+        assert len(os.listdir("/proc/self/fd")) <= before
+
     async def test_leaves_the_source_open(self, processor: StreamProcessor) -> None:
         sample = self.samples[0]
         with TemporaryFile() as source:
@@ -124,6 +187,13 @@ class StreamProcessorSuite:
                 module, _, attribute = name.partition(":")
                 decoded = getattr(importlib.import_module(module), attribute)(io.BytesIO(sample.source))
                 assert b"".join(iter(lambda: decoded.read(1 << 16), b"")) == sample.result  # noqa: B023
+
+
+def _feed(fd: int, data: bytes, piece: int) -> None:
+    """Write all of it, *piece* bytes at a time, and close."""
+    with open(fd, "wb", buffering=0) as sink, contextlib.suppress(BrokenPipeError):
+        for start in range(0, len(data), piece):
+            sink.write(data[start : start + piece])
 
 
 @asynccontextmanager

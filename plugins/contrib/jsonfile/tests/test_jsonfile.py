@@ -18,7 +18,8 @@ from orlop_sdk.testing.log import LogDriverSuite, LogRun
 
 
 def entries(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    # Not splitlines(), for which characters inside of strings end lines too.
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 class TestSuite(LogDriverSuite):

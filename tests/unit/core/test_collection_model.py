@@ -65,7 +65,7 @@ class Graph:
     def survivors(self) -> set[Node]:
         """What a collection leaves: the model."""
         present = set(self.nodes())
-        todo: list[tuple[Node, bool]] = [(root, False) for root in self.roots]
+        todo: list[tuple[Node, bool]] = [(root, False) for root in self.roots if root in present]
         todo += [(("I", number), False) for number, (_, expired) in self.images.items() if not expired]
         todo += [(("C", number), False) for number in self.containers]
         todo += [(node, False) for node in self.sandbox]

@@ -344,7 +344,7 @@ async def test_leases(core: Core) -> None:
     assert await store.list() == sorted([named, made_up], key=lambda lease: lease.id)
     assert await store.list(["labels.a==1"]) == [named]
     wanted = [
-        LeaseResource("x", "content"),
+        LeaseResource(DIGEST, "content"),
         LeaseResource("x", "images"),
         LeaseResource("x", "ingests"),
         LeaseResource("x", "snapshots/native"),
@@ -370,7 +370,8 @@ async def test_leases_refuse(core: Core) -> None:
         (store.create("two", LONG), InvalidArgument),
         (store.delete("two"), NotFound),
         (store.resources("two"), NotFound),
-        (store.add("two", LeaseResource("x", "content")), NotFound),
+        (store.add("two", LeaseResource(DIGEST, "content")), NotFound),
+        (store.add("one", LeaseResource("x", "content")), InvalidArgument),
         (store.add("one", LeaseResource("x", "snapshots")), InvalidArgument),
         (store.add("one", LeaseResource("x", "content/y")), InvalidArgument),
         (store.add("one", LeaseResource("x", "stream")), Unimplemented),

@@ -20,7 +20,8 @@ from orlop.interfaces.rpc import RpcMethod, Server
 from orlop_sdk.rpc.stub import Stub
 from orlop_sdk.ttrpc.client import Client
 from orlop_services.servers.config import GrpcConfig, TcpConfig, TtrpcConfig
-from orlop_services.servers.grpc import TcpServer, UnixServer
+from orlop_services.servers.grpc import UnixServer
+from orlop_services.servers.grpc_tcp import TcpServer
 from orlop_services.servers.ttrpc import TtrpcServer
 from orlop_services.services.health import HEALTH, Request
 from orlop_services.services.version import VersionService

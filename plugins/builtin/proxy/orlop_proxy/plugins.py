@@ -6,17 +6,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orlop.interfaces.content import CONTENT
-from orlop.interfaces.differ import DIFFER
+from orlop.interfaces.content import CONTENT, ContentStore
+from orlop.interfaces.differ import DIFFER, Differ
 from orlop.interfaces.isolation import Isolator, isolator
 from orlop.interfaces.proxy import ProxyKind, proxy_kind
-from orlop.interfaces.snapshotter import SNAPSHOTTER
+from orlop.interfaces.snapshotter import SNAPSHOTTER, Snapshotter
 from orlop.interfaces.stream import STREAM_PROCESSOR
 from orlop.plugin import InitContext, NoConfig, ProxyTarget, Registration
 
 
 class Connector:
-    """A proxy kind made of a function that takes the plugin's name and the address."""
+    """A proxy kind made of a function that takes the plugin's name and the address.
+
+    The function imports the client: a daemon without proxies never pays for grpc.
+    """
 
     def __init__(self, make: Callable[[str, str], Any]) -> None:
         self._make = make
@@ -37,25 +40,37 @@ class OnDemand:
 @proxy_kind("snapshot", exports={"target": SNAPSHOTTER.name})
 async def snapshot(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Snapshotters that serve ``containerd.services.snapshots.v1``."""
-    from orlop_proxy.remote import ProxySnapshotter
 
-    return Connector(lambda name, address: ProxySnapshotter(address, name))
+    def make(name: str, address: str) -> Snapshotter:
+        from orlop_proxy.remote import ProxySnapshotter
+
+        return ProxySnapshotter(address, name)
+
+    return Connector(make)
 
 
 @proxy_kind("content", exports={"target": CONTENT.name})
 async def content(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Content stores that serve ``containerd.services.content.v1``."""
-    from orlop_proxy.remote import ProxyContentStore
 
-    return Connector(lambda _name, address: ProxyContentStore(address))
+    def make(_name: str, address: str) -> ContentStore:
+        from orlop_proxy.remote import ProxyContentStore
+
+        return ProxyContentStore(address)
+
+    return Connector(make)
 
 
 @proxy_kind("diff", exports={"target": DIFFER.name})
 async def diff(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Differs that serve ``containerd.services.diff.v1``."""
-    from orlop_proxy.remote import ProxyDiffer
 
-    return Connector(lambda _name, address: ProxyDiffer(address))
+    def make(_name: str, address: str) -> Differ:
+        from orlop_proxy.remote import ProxyDiffer
+
+        return ProxyDiffer(address)
+
+    return Connector(make)
 
 
 _ISOLABLE = (SNAPSHOTTER, CONTENT, DIFFER, STREAM_PROCESSOR)

@@ -162,7 +162,8 @@ class Shim:
         if isinstance(told, Unavailable):
             # The channel notices a moment after the call that its peer went.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.gone.wait(), 0.2)
+                async with asyncio.timeout(0.2):
+                    await self.gone.wait()
         return ShimClosed(str(told)) if isinstance(told, Unavailable) and self.gone.is_set() else told
 
 

@@ -184,7 +184,7 @@ async def grpc_tcp_server(ctx: InitContext[TcpConfig]) -> Server:
     """Clients' TCP port, for services that may be reached from other hosts."""
     if not ctx.config.address:
         raise SkipPlugin(f'no address; to listen on TCP set [plugins."{ctx.uri}"] address = "127.0.0.1:10010"')
-    from orlop_services.servers.grpc import TcpServer
+    from orlop_services.servers.grpc_tcp import TcpServer
     from orlop_services.servers.table import LiveTable, Offered
 
     return TcpServer(ctx.config, LiveTable(Offered(ctx.all(GRPC_SERVICE), ctx.plugins, "tcp"), ctx.log))

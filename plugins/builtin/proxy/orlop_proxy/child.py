@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from orlop.config import from_data
@@ -31,6 +32,7 @@ from orlop.interfaces.snapshotter import SNAPSHOTTER
 from orlop.interfaces.stream import STREAM_PROCESSOR
 from orlop.kernel import Kernel
 from orlop.registry import OK, SKIPPED
+from orlop.trust import Lock
 from orlop_proxy.request import Request
 from orlop_sdk.serving.proxy import Parts, serve
 from orlop_sdk.serving.remote_metadata import remote_metadata
@@ -83,7 +85,8 @@ class _Off(Exception):
 async def _hosted(request: Request) -> AsyncIterator[dict[str, str]]:
     """The plugin in a kernel, and served; gives what it exports."""
     settings = dict(request.settings)
-    catalogue = discover(settings.get("plugin_dirs", ()))
+    locked = settings.get("plugin_trust") == "locked" and settings.get("plugin_lock")
+    catalogue = discover(settings.get("plugin_dirs", ()), Lock(Path(locked)) if locked else None)
     plugins: list[AnyRegistration] = []
     if request.stores:
         plugins.append(remote_metadata(request.stores))

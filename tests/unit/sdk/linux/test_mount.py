@@ -16,12 +16,12 @@ from orlop_sdk.linux import syscalls as sc
 from orlop_sdk.linux.mount import (
     mount_all,
     mount_points,
-    parse_options,
     readonly,
     split_lower,
     temporary_mount,
     unmount_all,
 )
+from orlop_sdk.linux.mount_options import parse_options
 
 
 def test_options_become_flags_propagation_and_data() -> None:

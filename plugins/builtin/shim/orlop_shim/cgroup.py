@@ -100,7 +100,8 @@ class Cgroup:
                 break
             place = waiting.pop()
             with suppress(OSError):
-                found.update(map(int, files.read(os.path.join(place, "cgroup.procs")).split()))
+                # A group of threads refuses to list processes, but has groups below all the same.
+                found.update(map(int, files.read_or_nothing(os.path.join(place, "cgroup.procs")).split()))
                 with os.scandir(place) as entries:
                     waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         return sorted(found)

@@ -86,9 +86,9 @@ def start(arguments: Arguments, given: bytes) -> None:
     if endpoint.listener is not None and os.fork() == 0:
         status = 1
         try:
-            from orlop_shim.shim import serve
+            from orlop_shim.shim import Shim
 
-            serve(request, endpoint.listener)
+            Shim().serve(request, endpoint.listener)
             status = 0
         finally:
             os._exit(status)

@@ -44,11 +44,11 @@ _INPUT_DELAY: Final = 1.0
 class Surroundings:
     """What all containers of a shim share."""
 
-    def __init__(self, loop: Loop, children: Children, publisher: Publisher, namespace: str, log: Log) -> None:
+    def __init__(self, loop: Loop, children: Children, publisher: Publisher, log: Log) -> None:
         self.loop: Final = loop
         self.children: Final = children
         self.publisher: Final = publisher
-        self.namespace: Final = namespace
+        self.namespace = ""
         self.log: Final = log
 
 

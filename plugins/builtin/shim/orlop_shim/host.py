@@ -10,7 +10,6 @@ from typing import Final
 
 from orlop_shim import files
 
-_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SCHED_CORE: Final = 62
 _SCHED_CORE_CREATE: Final = 1
@@ -18,11 +17,11 @@ _SCOPE_PROCESS_GROUP: Final = 2
 _MOST_OOM_SCORE: Final = 1000
 _CGROUPS: Final = "/sys/fs/cgroup"
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
-def _prctl(option: int, *arguments: int | bytes) -> None:
-    values = [value if isinstance(value, bytes) else ctypes.c_ulong(value) for value in arguments]
-    if _libc.prctl(ctypes.c_int(option), *values, *[ctypes.c_ulong(0)] * (4 - len(values))) < 0:
+def _prctl(option: int, first: int, second: int = 0, third: int = 0) -> None:
+    if _libc.prctl(option, first, second, third, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl {option}: {os.strerror(number)}")
 
@@ -34,7 +33,7 @@ def become_subreaper() -> None:
 
 def set_name(name: str) -> None:
     """Set the name that ``ps -o comm`` shows."""
-    _prctl(_PR_SET_NAME, name.encode()[:15] + b"\0")
+    files.order("/proc/self/comm", name.encode()[:15])
 
 
 def set_title(arguments: list[str]) -> None:
@@ -45,7 +44,12 @@ def set_title(arguments: list[str]) -> None:
     if end <= start:
         return
     title = b"\0".join(argument.encode(errors="surrogateescape") for argument in arguments)[: end - start - 1]
-    ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
+    # By a file, since each part of ctypes that is used takes memory of its own in every shim.
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.pwrite(memory, title.ljust(end - start, b"\0"), start)
+    finally:
+        os.close(memory)
 
 
 def raise_oom_score() -> None:

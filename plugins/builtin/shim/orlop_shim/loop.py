@@ -88,10 +88,13 @@ class Timer:
 
 
 class Loop:
-    """The event loop of one process. Signals reach it through `on_signal`."""
+    """The event loop of one process. Signals reach it through `on_signal`.
+
+    One that is made before a fork is for the child: what belongs to a process is there from its first use on.
+    """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll: select.epoll | None = None
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._ready: deque[Callable[[], None]] = deque()
@@ -99,19 +102,27 @@ class Loop:
         self._stopped = False
         self.on_error: Callable[[BaseException], None] = lambda error: None
 
+    @property
+    def epoll(self) -> select.epoll:
+        """What the loop waits with."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._receive_signals()
+        return self._epoll
+
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call back with the events of a descriptor. Watching it again changes what for."""
         known = fd in self._handlers
         self._handlers[fd] = callback
         if known:
-            self._epoll.modify(fd, events)
+            self.epoll.modify(fd, events)
         else:
-            self._epoll.register(fd, events)
+            self.epoll.register(fd, events)
 
     def unwatch(self, fd: int) -> None:
         """Call back no more. Nothing happens for a descriptor that is not watched; call it before closing."""
         if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            self.epoll.unregister(fd)
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back in the next turn."""
@@ -154,10 +165,6 @@ class Loop:
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call back, in a turn of the loop, when a signal arrived; several may have become one."""
-        if not self._signals:
-            read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-            self.watch(read, READ, lambda _: self._signalled(read))
         self._signals[number] = callback
         # The handler itself has nothing to do: its number arrives in the pipe.
         signal.signal(number, lambda *_: None)
@@ -169,7 +176,7 @@ class Loop:
     def run(self) -> None:
         """Take turns until stopped."""
         while not self._stopped:
-            for fd, events in self._epoll.poll(self._patience()):
+            for fd, events in self.epoll.poll(self._patience()):
                 # A callback before this one may have stopped watching.
                 handler = self._handlers.get(fd)
                 if handler is not None:
@@ -177,6 +184,14 @@ class Loop:
             self._run_timers()
             for _ in range(len(self._ready)):
                 self._ready.popleft()()
+
+    def _receive_signals(self) -> None:
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self.watch(read, READ, lambda _: self._signalled(read))
+        # A child may have ended before we could hear of it.
+        if signal.SIGCHLD in self._signals:
+            self.soon(self._signals[signal.SIGCHLD])
 
     def _patience(self) -> float:
         if self._ready:

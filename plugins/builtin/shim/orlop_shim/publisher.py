@@ -34,10 +34,10 @@ def socket_name(address: str) -> str:
 class Publisher:
     """The events of one shim. Without an address they go nowhere."""
 
-    def __init__(self, loop: Loop, address: str, namespace: str, log: Log) -> None:
+    def __init__(self, loop: Loop, log: Log) -> None:
         self._loop = loop
-        self._address = address
-        self._namespace = namespace
+        self._address = ""
+        self._namespace = ""
         self._log = log
         self._queue: deque[bytes] = deque()
         self._socket: Socket | None = None
@@ -47,6 +47,11 @@ class Publisher:
         self._tries = 0
         self._timer: Timer | None = None
         self._waiting_empty: list[Promise] = []
+
+    def open(self, address: str, namespace: str) -> None:
+        """Say where the daemon listens for events, and whose these are."""
+        self._address = address
+        self._namespace = namespace
 
     def publish(self, topic: str, **fields: Any) -> None:
         """Send an event, now or later; returns at once."""
@@ -74,6 +79,14 @@ class Publisher:
         else:
             promise.set()
         return promise
+
+    def close(self) -> None:
+        """Send no more. Nothing may be published afterwards."""
+        self._address = ""
+        self._queue.clear()
+        self._in_flight = False
+        if self._socket is not None:
+            self._socket.close()
 
     def _send(self) -> None:
         self._timer = None

@@ -100,28 +100,33 @@ class Socket:
 
 
 class Server:
-    """Answers calls on a listening socket. *methods* is by ``service/method``."""
+    """Answers calls, once it listens. *methods* is by ``service/method``."""
 
-    def __init__(self, loop: Loop, listener: socket.socket, methods: Mapping[str, Method], log: Log) -> None:
+    def __init__(self, loop: Loop, methods: Mapping[str, Method], log: Log) -> None:
         self._loop = loop
-        self._listener = listener
         self._methods = methods
         self._services = {name.partition("/")[0] for name in methods}
         self._log = log
         self._connections: set[_Connection] = set()
+        self._listener: socket.socket | None = None
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take connections from a listening socket."""
+        self._listener = listener
         listener.setblocking(False)
-        loop.watch(listener.fileno(), READ, lambda _: self._accept())
+        self._loop.watch(listener.fileno(), READ, lambda _: self._accept(listener))
 
     def close(self) -> None:
         """Take no more connections and calls."""
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        if self._listener is not None:
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
         for connection in list(self._connections):
             connection.socket.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:

@@ -27,48 +27,56 @@ _CHILDREN: Final = 13.0
 _PAUSE: Final = 0.05
 
 
-def serve(request: Request, listener: socket.socket) -> None:
-    """Be the shim that listens at a socket; returns when it has been told to go.
+class Shim:
+    """A shim that is made before it has a process of its own, so that what it consists of lies close together."""
 
-    The process is a new one that nobody else uses: it leaves session, streams and directory behind.
-    """
-    _settle(request)
-    log = Log.open(request.bundle, debug=request.debug)
-    if request.shim_cgroup:
-        try:
-            host.join_cgroup(request.shim_cgroup)
-        except OSError as error:
-            log.error(f"not moved into the control group {request.shim_cgroup}: {error}")
-    loop = Loop()
-    loop.on_error = lambda error: log.error(f"{type(error).__name__}: {error}")
-    children = Children(loop)
-    publisher = Publisher(loop, request.ttrpc_address, request.namespace, log)
-    path = listener.getsockname()
-    service = TaskService(
-        Surroundings(loop, children, publisher, request.namespace, log),
-        lambda: loop.begin(_leave(loop, children, publisher, service, path)),
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.on_signal(number, loop.stop)
-    server = Server(loop, listener, service.methods(), log)
-    log.debug(f"serves namespace {request.namespace}")
-    loop.run()
-    server.close()
+    def __init__(self) -> None:
+        self._log = Log()
+        self._loop = Loop()
+        self._loop.on_error = lambda error: self._log.error(f"{type(error).__name__}: {error}")
+        self._children = Children(self._loop)
+        self._publisher = Publisher(self._loop, self._log)
+        self._around = Surroundings(self._loop, self._children, self._publisher, self._log)
+        self._service = TaskService(self._around, lambda: self._loop.begin(self._leave()))
+        self._server = Server(self._loop, self._service.methods(), self._log)
+        self._path = ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, self._loop.stop)
 
+    def serve(self, request: Request, listener: socket.socket) -> None:
+        """Serve at a socket; returns when it has been told to go.
 
-async def _leave(loop: Loop, children: Children, publisher: Publisher, service: TaskService, path: str) -> None:
-    """Go once nothing is left to do. A container that came meanwhile keeps the shim."""
-    # The answer to the call that sends us away has to get out first.
-    await loop.sleep(0)
-    await loop.within(_EVENTS, publisher.empty())
-    for _ in range(int(_CHILDREN / _PAUSE)):
-        if not children.busy:
-            break
-        await loop.sleep(_PAUSE)
-    if service.idle:
-        with suppress(OSError):
-            os.unlink(path)
-        loop.stop()
+        The process is a new one that nobody else uses: it leaves session, streams and directory behind.
+        """
+        _settle(request)
+        self._log.open(request.bundle, debug=request.debug)
+        if request.shim_cgroup:
+            try:
+                host.join_cgroup(request.shim_cgroup)
+            except OSError as error:
+                self._log.error(f"not moved into the control group {request.shim_cgroup}: {error}")
+        self._around.namespace = request.namespace
+        self._publisher.open(request.ttrpc_address, request.namespace)
+        self._path = listener.getsockname()
+        self._server.listen(listener)
+        self._log.debug(f"serves namespace {request.namespace}")
+        self._loop.run()
+        self._server.close()
+        self._publisher.close()
+
+    async def _leave(self) -> None:
+        """Go once nothing is left to do. A container that came meanwhile keeps the shim."""
+        # The answer to the call that sends us away has to get out first.
+        await self._loop.sleep(0)
+        await self._loop.within(_EVENTS, self._publisher.empty())
+        for _ in range(int(_CHILDREN / _PAUSE)):
+            if not self._children.busy:
+                break
+            await self._loop.sleep(_PAUSE)
+        if self._service.idle:
+            with suppress(OSError):
+                os.unlink(self._path)
+            self._loop.stop()
 
 
 def _settle(request: Request) -> None:

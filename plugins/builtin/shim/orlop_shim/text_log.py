@@ -13,19 +13,17 @@ from contextlib import suppress
 
 
 class Log:
-    """Writes to a descriptor, or nowhere."""
+    """Writes nowhere until it is open."""
 
-    def __init__(self, fd: int = -1, *, debug: bool = False) -> None:
-        self._fd = fd
+    def __init__(self) -> None:
+        self._fd = -1
+        self._debug = False
+
+    def open(self, bundle: str, *, debug: bool) -> None:
+        """Write to the log of a bundle. Without a FIFO there, or a reader of it, lines go nowhere."""
         self._debug = debug
-
-    @classmethod
-    def open(cls, bundle: str, *, debug: bool = False) -> Log:
-        """The log of a bundle. Without a FIFO there, or a reader of it, lines go nowhere."""
-        fd = -1
         with suppress(OSError):
-            fd = os.open(os.path.join(bundle, "log"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        return cls(fd, debug=debug)
+            self._fd = os.open(os.path.join(bundle, "log"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def debug(self, text: str) -> None:
         """What only matters to who looks for a mistake."""

@@ -13,13 +13,14 @@ import json
 import os
 import signal
 import socket
+from contextlib import suppress
 from typing import Any, Final
 
 # Loaded for the shims, which share the memory that it takes.
 import orlop_shim.stats  # noqa: F401
 from orlop.errors import OrlopError
 from orlop_shim import host
-from orlop_shim.shim import serve
+from orlop_shim.shim import Shim
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 
 _MOST: Final = 64 << 10
@@ -31,19 +32,35 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     host.set_name("orlop-zygote")
     host.set_title(["orlop-zygote"])
-    # Its children are nobody's business: the kernel reaps them.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shim = Shim()
+    _mind_signals()
     gc.collect()
     # What is there now is never garbage: the collector must not touch, and so copy, its pages in every shim.
     gc.freeze()
     control.send(b"{}")
     while packet := control.recv(_MOST):
-        answer = _answer(control, json.loads(packet))
+        answer = _answer(control, json.loads(packet), shim)
         control.send(json.dumps(answer).encode())
 
 
-def _answer(control: socket.socket, fields: dict[str, Any]) -> dict[str, Any]:
+def _mind_signals() -> None:
+    """Reap children, end when told to; in a shim, where they stay in place, the handlers leave that to its loop."""
+    own = os.getpid()
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != own:
+            return
+        if number != signal.SIGCHLD:
+            os._exit(0)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def _answer(control: socket.socket, fields: dict[str, Any], shim: Shim) -> dict[str, Any]:
     request = Request(**fields)
     try:
         path = socket_path(request, group_of(request.bundle, request.id))
@@ -55,18 +72,16 @@ def _answer(control: socket.socket, fields: dict[str, Any]) -> dict[str, Any]:
     if endpoint.listener is not None:
         pid = os.fork()
         if pid == 0:
-            _be_shim(control, request, endpoint.listener)
+            _be_shim(control, request, endpoint.listener, shim)
         endpoint.listener.close()
     return {"address": endpoint.address, "pid": pid}
 
 
-def _be_shim(control: socket.socket, request: Request, listener: socket.socket) -> None:
+def _be_shim(control: socket.socket, request: Request, listener: socket.socket, shim: Shim) -> None:
     status = 1
     try:
         control.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        serve(request, listener)
+        shim.serve(request, listener)
         status = 0
     finally:
         # Not by way of what the zygote would do at its own end.

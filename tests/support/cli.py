@@ -31,9 +31,14 @@ class Terminal:
         self._own, others = pty.openpty()
         self.resize(24, 80)
         self.before = termios.tcgetattr(others)
-        # setsid makes the terminal the controlling one, so that its keys send signals.
+        # setsid makes the terminal the controlling one, so that its keys send signals; env undoes what a runner in the
+        # background ignores, which children would inherit.
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *command], stdin=others, stdout=others, stderr=others, env=env
+            ["setsid", "--ctty", "env", "--default-signal", *command],
+            stdin=others,
+            stdout=others,
+            stderr=others,
+            env=env,
         )
         self._others = others
         self.shown = ""

@@ -186,7 +186,7 @@ class _Connection:
         if frame.stream % 2 == 0:
             return InvalidArgument(f"stream {frame.stream}: clients' streams have odd numbers")
         if frame.stream <= self._last:
-            return InvalidArgument("StreamID cannot be re-used and must increment")
+            return InvalidArgument("StreamID cannot be reused and must increment")
         return None
 
     async def _answer(self, frame: frames.Frame) -> None:

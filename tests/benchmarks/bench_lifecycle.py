@@ -31,6 +31,8 @@ from orlop_sdk.rpc.stub import Stub
 
 # runc keeps its state by namespace and id on the whole host, so each side has a namespace of its own.
 SHIMS = {"own": "io.containerd.orlop.v1", "containerd": "io.containerd.runc.v2"}
+# Leaves io.containerd.runc.v2 to containerd's shim on both sides.
+TABLES = '[plugins."io.containerd.shim.v1.orlop"]\nruntimes = ["io.containerd.orlop.v1"]\n'
 STEPS = ("create", "start", "wait", "delete", "all")
 
 
@@ -122,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     root = rootfs()
     try:
-        with crun_usable() if options.runtime == "crun" else nullcontext(), both() as daemons:
+        with crun_usable() if options.runtime == "crun" else nullcontext(), both(tables=TABLES) as daemons:
             addresses = {side: str(daemon.address) for side, daemon in daemons.items()}
             for side, daemon in daemons.items():
                 daemon.ctr(f"bench-{side}")

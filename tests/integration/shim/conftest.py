@@ -25,9 +25,10 @@ from tests.support.runtime import cgroup_files, forget_namespace
 
 OUR_SHIM = Path(sys.executable).parent / "containerd-shim-orlop-v1"
 SOCKETS = Path("/run/containerd/s")
+# Has orlopd use containerd's shim.
 TABLES = """
 [plugins."io.containerd.shim.v1.orlop"]
-runtimes = ["io.containerd.orlop.v1", "io.containerd.runc.v2"]
+runtimes = ["io.containerd.orlop.v1"]
 """
 CASES = list(itertools.product(("orlopd", "containerd"), ("ours", "debian"), ("runc", "crun")))
 
@@ -110,7 +111,7 @@ def make_case(stack: ExitStack, daemon: str, shim: str, runtime: str) -> Case:
         (base / "bin" / "containerd-shim-runc-v2").symlink_to(OUR_SHIM)
         env["PATH"] = f"{base}/bin{os.pathsep}{os.environ['PATH']}"
     oci.busybox_tree(base / "tree")
-    tables = TABLES if daemon == "orlopd" and shim == "ours" else ""
+    tables = TABLES if daemon == "orlopd" and shim == "debian" else ""
     program = {"orlopd": ORLOPD, "containerd": CONTAINERD}[daemon]
     made = stack.enter_context(Daemon(base, program, tables=tables, env=env))
     return Case(made, shim, runtime, "", base / "tree")

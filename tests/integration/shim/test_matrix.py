@@ -120,7 +120,9 @@ def test_output_to_a_file(case: Case) -> None:
     case.start("c1", "/bin/sh", "-c", "echo out; echo err >&2", flags=("--log-uri", f"file://{log}"))
     eventually(lambda: case.status("c1") == "STOPPED", "the container does not end")
     case.remove("c1")
-    assert sorted(log.read_text().splitlines()) == ["err", "out"]
+    lines = set(log.read_text().splitlines())
+    # containerd 1.6's shim may lose what it has not copied when the container ends.
+    assert lines == {"err", "out"} if case.ours else lines <= {"err", "out"}
 
 
 def test_output_to_a_program(case: Case) -> None:

@@ -98,11 +98,11 @@ class Container:
         self._around.loop.later(_INPUT_DELAY, self.init.streams.connect_input)
 
     async def start(self) -> None:
-        """Run what was created. Raises `FailedPrecondition` in another state, `Unknown` with the runtime's reason."""
+        """Run what was created. Raises `Unknown` in another state, or with the runtime's reason."""
         init = self.init
         async with init.lock:
             if init.status != CREATED or init.end is not None:
-                raise FailedPrecondition(f'container "{self.id}": cannot be started, it is {_word(init.status)}')
+                raise self._refusal("start a {} process")
             if self._request["checkpoint"]:
                 await self._restore()
             else:
@@ -113,16 +113,14 @@ class Container:
             self._watch_memory()
 
     async def delete(self) -> End | None:
-        """Remove the container. Raises `FailedPrecondition` while it runs."""
+        """Remove the container. Raises `Unknown` while it runs."""
         init = self.init
         if init.status == CREATED and init.lives:
             await self._remove("--force")
             await self._around.loop.within(_REAP, init.exited)
         async with init.lock:
             if init.status not in (CREATED, STOPPED):
-                raise FailedPrecondition(
-                    f'container "{self.id}": still running, cannot delete a running process; kill it first'
-                )
+                raise self._refusal("delete a {} process")
             await init.streams.drain()
             if init.pid and not self.deleted:
                 await self._remove()
@@ -149,22 +147,30 @@ class Container:
     # Other processes.
 
     def add(self, request: Values) -> None:
-        """Take in another process, to be started later. Raises `AlreadyExists`, `InvalidArgument`."""
+        """Take in another process, to be started later.
+
+        Raises `AlreadyExists`, `InvalidArgument`, and `Unknown` in another state or for a spec that is no JSON.
+        """
         exec_id = request["exec_id"]
         if not exec_id or "/" in exec_id or exec_id.startswith("."):
             raise InvalidArgument(f'exec id "{exec_id}": must not be empty, hold a slash or begin with a dot')
         if exec_id in self.execs:
             raise AlreadyExists(f'process "{exec_id}" of container "{self.id}": already exists')
-        if request["spec"] is None:
-            raise InvalidArgument(f'process "{exec_id}" of container "{self.id}": has no spec')
+        if not self.init.lives or self.init.status == PAUSED:
+            raise self._refusal("exec in a {} state")
+        spec = request["spec"]["value"] if request["spec"] else b""
+        try:
+            json.loads(spec)
+        except ValueError as error:
+            raise Unknown(f'process "{exec_id}" of container "{self.id}": its spec is no JSON: {error}') from error
         self.execs[exec_id] = self._process(exec_id, request)
-        self._specs[exec_id] = request["spec"]["value"]
+        self._specs[exec_id] = spec
 
     async def start_exec(self, process: Process) -> None:
         """Start another process. Raises `FailedPrecondition`, `Unknown` with the runtime's reason."""
         async with process.lock:
             if process.status != CREATED:
-                raise FailedPrecondition(f'process "{process.exec_id}": cannot be started, it is running or stopped')
+                raise self._refusal("start a {} process", process)
             if not self.init.lives:
                 raise FailedPrecondition(f"container {self.id} init process is not running")
             path = os.path.join(self.bundle, f".{process.exec_id}")
@@ -187,12 +193,10 @@ class Container:
             )
 
     async def delete_exec(self, process: Process) -> None:
-        """Forget another process. Raises `FailedPrecondition` while it runs."""
+        """Forget another process. Raises `Unknown` while it runs."""
         async with process.lock:
             if process.status not in (CREATED, STOPPED):
-                raise FailedPrecondition(
-                    f'process "{process.exec_id}" of container "{self.id}": still running; kill it first'
-                )
+                raise self._refusal("delete a {} process", process)
             await process.streams.drain()
             process.streams.close()
             process.exited.fail(NotFound(f'process "{process.id}": was deleted'))
@@ -211,9 +215,9 @@ class Container:
     # What happens to it.
 
     async def kill(self, process: Process, number: int, everyone: bool) -> None:
-        """Send a signal. Raises `NotFound` after its end, `FailedPrecondition` before its start, `InvalidArgument`."""
-        if not 0 < number <= _HIGHEST_SIGNAL:
-            raise InvalidArgument(f"signal {number}: there is none of that number")
+        """Send a signal. Raises `NotFound` after its end, `FailedPrecondition` before its start, `Unknown`."""
+        if number > _HIGHEST_SIGNAL:
+            raise Unknown(f"signal {number}: there is none of that number")
         if not process.pid:
             raise FailedPrecondition(f'process "{process.id}": is not created, or not started')
         if process.end is not None:
@@ -227,19 +231,19 @@ class Container:
             os.kill(process.pid, number)
 
     async def pause(self) -> None:
-        """Freeze it. Raises `FailedPrecondition` unless it runs."""
+        """Freeze it. Raises `Unknown` unless it runs."""
         async with self.init.lock:
             if self.init.status != RUNNING:
-                raise FailedPrecondition(f'container "{self.id}": cannot be paused, it is {_word(self.init.status)}')
+                raise self._refusal("pause a {} container")
             await self._checked("pause", "OCI runtime pause failed", "pause", self.id)
             self.init.status = PAUSED
             self._around.publisher.publish("/tasks/paused", container_id=self.id)
 
     async def resume(self) -> None:
-        """Thaw it. Raises `FailedPrecondition` unless it is paused."""
+        """Thaw it. Raises `Unknown` unless it is paused."""
         async with self.init.lock:
             if self.init.status != PAUSED:
-                raise FailedPrecondition(f'container "{self.id}": cannot be resumed, it is {_word(self.init.status)}')
+                raise self._refusal("resume a {} process")
             await self._checked("resume", "OCI runtime resume failed", "resume", self.id)
             self.init.status = RUNNING
             self._around.publisher.publish("/tasks/resumed", container_id=self.id)
@@ -254,7 +258,7 @@ class Container:
         chosen = CHECKPOINT_OPTIONS.decode(options["value"] if options else b"")
         async with self.init.lock:
             if self.init.status not in (RUNNING, PAUSED):
-                raise FailedPrecondition(f'container "{self.id}": not running, so there is nothing to checkpoint')
+                raise self._refusal("checkpoint a {} container")
             work = chosen["work_path"] or os.path.join(self.bundle, "work", "criu-work")
             os.makedirs(work, mode=0o700, exist_ok=True)
             try:
@@ -266,16 +270,28 @@ class Container:
             if not chosen["exit"]:
                 self._around.publisher.publish("/tasks/checkpointed", container_id=self.id, checkpoint=path)
 
+    def check_resizable(self, process: Process) -> None:
+        """Raise `Unknown` when another size of the terminal is of no use any more."""
+        if process.status == STOPPED:
+            raise self._refusal("resize a {} container", process)
+
     async def pids(self) -> Sequence[int]:
-        """The processes inside. Raises `FailedPrecondition` when there can be none."""
+        """The processes inside; none when it has ended. Raises `Unknown` with the runtime's reason."""
         if not self.init.lives:
-            raise FailedPrecondition(f'container "{self.id}": has no processes, it is {_word(self.init.status)}')
+            return []
         if self.cgroup is not None and self.cgroup.own:
             return self.cgroup.pids()
         listed: list[int] = json.loads(await self._runtime.check("ps", "--format", "json", self.id))
         return listed
 
     # How it is done.
+
+    def _refusal(self, what: str, process: Process | None = None) -> Unknown:
+        """What cannot be done in this state; ``{}`` stands for it.
+
+        In the words and of the class that clients know from containerd's shim, where it has no class of its own.
+        """
+        return Unknown(f"cannot {what.format(_word((process or self.init).status))}")
 
     def _publish_create(self) -> None:
         request = self._request

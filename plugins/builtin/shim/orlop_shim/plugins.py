@@ -11,8 +11,8 @@ from orlop.interfaces.runtime import ShimLauncher, shim_launcher
 class OrlopLauncherConfig(PluginConfig):
     """How Orlop's own shim is started."""
 
-    runtimes: tuple[str, ...] = ("io.containerd.orlop.v1",)
-    """Runtime names that Orlop's own shim serves; add io.containerd.runc.v2 to have it instead of containerd's."""
+    runtimes: tuple[str, ...] = ("io.containerd.orlop.v1", "io.containerd.runc.v2")
+    """Runtime names that Orlop's own shim serves; without io.containerd.runc.v2, containerd's shim serves that."""
     env: tuple[str, ...] = ()
     """More environment variables for shims, each NAME=value."""
     socket_dir: str = ""

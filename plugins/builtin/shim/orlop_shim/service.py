@@ -143,7 +143,8 @@ class TaskService:
         return {}
 
     async def resize(self, request: Values) -> Values:
-        _, process = self._process(request)
+        container, process = self._process(request)
+        container.check_resizable(process)
         process.streams.resize(request["width"], request["height"])
         return {}
 

@@ -138,6 +138,19 @@ def test_a_zygote_that_dies_takes_nothing_along(own: Case) -> None:
         own.remove("c1")
 
 
+def test_a_shim_that_dies_leaves_no_socket(own: Case) -> None:
+    own.start("c1", "/bin/sleep", "98126")
+    try:
+        bundle = own.daemon.state / "io.containerd.runtime.v2.task" / own.namespace / "c1"
+        socket = Path((bundle / "address").read_text().removeprefix("unix://"))
+        assert socket.is_socket()
+        (shim,) = own.daemon.shims()
+        os.kill(shim, signal.SIGKILL)
+        eventually(lambda: not socket.exists(), "the socket is still there")
+    finally:
+        own.remove("c1")
+
+
 def test_exits_while_the_daemon_is_away_are_told_later(own: Case) -> None:
     own.start("c1", "/bin/sh", "-c", "trap 'exit 6' TERM; while :; do sleep 0.1; done")
     try:

@@ -13,6 +13,7 @@ from orlop_shim.container import LOG_FILE, OPTIONS_FILE, PID_FILE, RUNTIME_FILE
 from orlop_shim.loop import Loop
 from orlop_shim.messages import OPTIONS
 from orlop_shim.runtime import Runtime, Settings
+from orlop_shim.start import remove_dead_socket
 
 
 def clean(id: str, namespace: str, bundle: str) -> int:
@@ -37,5 +38,6 @@ def clean(id: str, namespace: str, bundle: str) -> int:
     loop.spawn(work()).then(loop.stop)
     loop.run()
     rootfs.unmount(os.path.join(bundle, "rootfs"))
+    remove_dead_socket(files.read_or_nothing(os.path.join(bundle, "address")).decode(errors="replace"))
     text = files.read_or_nothing(os.path.join(bundle, PID_FILE))
     return int(text) if text.isdigit() else 0

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument, Unavailable
@@ -98,6 +99,14 @@ def write_address(bundle: str, address: str) -> None:
     new = os.path.join(bundle, ".address.new")
     files.write(new, address.encode())
     os.rename(new, path)
+
+
+def remove_dead_socket(address: str) -> None:
+    """Remove the socket file of a shim that ended without doing so; one that a shim listens on stays."""
+    path = address.removeprefix("unix://")
+    if path != address and not _answers(path):
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _bind(sock: socket.socket, path: str) -> None:

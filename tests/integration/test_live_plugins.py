@@ -140,7 +140,7 @@ def test_what_holds_containers_and_what_others_need_is_not_stopped(daemon: Daemo
     said = refused(orlop, "plugins", "disable", OVERLAYFS, "--cascade")
     assert f'container "{ctr.namespace}/web"' in said
     assert f'snapshots in namespace "{ctr.namespace}"' in said
-    said = refused(orlop, "plugins", "disable", f"{P}shim.v1.manager", "--cascade")
+    said = refused(orlop, "plugins", "disable", f"{P}shim.v1.orlop", "--cascade")
     assert f'task "{ctr.namespace}/web"' in said
     said = refused(orlop, "plugins", "disable", BOLT)
     assert f"{IMAGES} needs it; stop that, too (cascade)" in said

@@ -35,7 +35,9 @@ TOP_LEVEL = {
 }
 FILE_LINES = 600
 FUNCTION_LINES = 60
-KERNEL_CODE_LINES = 2600
+#: The machinery, without the interfaces: to use one of those, nobody has to read the others.
+KERNEL_CODE_LINES = 2250
+INTERFACE_CODE_LINES = 100
 GENERATED = re.compile(r"_pb2\.py$|^sdk/orlop_sdk/api/index\.py$")
 SPDX = "# SPDX-License-Identifier: Apache-2.0"
 
@@ -243,10 +245,12 @@ def code_lines(source: str) -> int:
 
 
 def test_kernel_is_readable_in_one_sitting() -> None:
-    total = sum(
-        code_lines((ROOT / path).read_text()) for path in product_files() if path.parts[:2] == ("kernel", "orlop")
-    )
-    assert total <= KERNEL_CODE_LINES, "something in the kernel is a plugin"
+    sizes = {
+        path: code_lines((ROOT / path).read_text()) for path in product_files() if path.parts[:2] == ("kernel", "orlop")
+    }
+    interfaces = {path: size for path, size in sizes.items() if path.parts[2] == "interfaces"}
+    assert sum(sizes.values()) - sum(interfaces.values()) <= KERNEL_CODE_LINES, "something in the kernel is a plugin"
+    assert {path: size for path, size in interfaces.items() if size > INTERFACE_CODE_LINES} == {}
 
 
 def test_nothing_names_the_place_it_was_written_in() -> None:

@@ -331,7 +331,7 @@ class Client(ImageOperations):
         """
         streams = streams or capture()
         if streams.terminal:
-            options = (oci.with_tty(), *options)
+            options = (oci.with_tty(*streams.size), *options)
         name = id or f"run-{uuid.uuid4().hex[:12]}"
         async with await self.create_container(name, image, *options, args=args, settings=settings) as container:
             async with await container.create_task(streams) as task:

@@ -183,6 +183,9 @@ class Task(Process):
         streams = streams or null()
         stdio = await streams.open(f"{self.container_id}-{exec_id}")
         spec = dict(process) | {"terminal": streams.terminal}
+        if any(streams.size):
+            # From the first moment on; `Process.resize` is for what comes after.
+            spec["consoleSize"] = dict(zip(("width", "height"), streams.size, strict=True))
         try:
             with self._client.scope():
                 await self._task.exec(exec_id, oci.encode(spec, oci.PROCESS_URL), stdio)

@@ -56,6 +56,11 @@ class Streams:
     def __init__(self) -> None:
         self._opened = False
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in characters that its terminal should have from the start; zeros when nobody knows."""
+        return 0, 0
+
     async def open(self, name: str) -> Stdio:
         """Prepare everything and say what to tell the daemon. *name* becomes part of file names."""
         self._use(name)
@@ -363,6 +368,11 @@ class TerminalStreams(FifoStreams):
         self._saved: list[int | list[bytes | int]] | None = None
         self._resize: Resize | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        size = os.get_terminal_size(self._fd)
+        return size.columns, size.lines
 
     async def open(self, name: str) -> Stdio:
         if not os.isatty(self._fd):

@@ -20,8 +20,7 @@ def test_run_on_a_terminal(any_busy: Orlop) -> None:
     with any_busy.terminal(
         "run", "-it", "--rm", BUSY, "sh", "-c", f"trap 'echo interrupted; exit 5' INT; {READ}"
     ) as terminal:
-        # The size is told once the container runs, so that for a moment there is none.
-        terminal.type("until stty size 2>/dev/null | grep 24; do sleep 0.1; done\n")
+        terminal.type("stty size\n")
         terminal.expect("24 80\r\n")
         terminal.resize(40, 100)
         terminal.type("until stty size | grep -q 40; do sleep 0.1; done; stty size; test -t 2 && echo terminal\n")
@@ -40,7 +39,7 @@ def test_run_on_a_terminal(any_busy: Orlop) -> None:
 def test_exec_on_a_terminal(any_busy: Orlop, tmp_path: Path) -> None:
     any_busy.ok("run", "-d", "--log-uri", f"file://{tmp_path}/log", "--name", "c1", BUSY, "sleep", "100")
     with any_busy.terminal("exec", "-it", "c1", "sh", "-c", READ) as terminal:
-        terminal.type("tty; until stty size 2>/dev/null | grep 24; do sleep 0.1; done\n")
+        terminal.type("tty; stty size\n")
         terminal.expect("24 80\r\n")
         terminal.type("exit 6\n")
         assert terminal.wait() == 6

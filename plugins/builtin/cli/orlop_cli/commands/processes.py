@@ -80,8 +80,8 @@ class RunCommand:
 
 
 async def _run(arguments: argparse.Namespace, console: Console) -> int:
-    options = _spec_options(arguments)
     streams = None if arguments.detach else _streams(arguments)
+    options = _spec_options(arguments, streams.size if streams else (0, 0))
     name = arguments.name or f"{re.split('[:@]', Path(arguments.image).name)[0]}-{uuid.uuid4().hex[:8]}"
     async with console.client() as client:
         image = await _image(client, arguments, console)
@@ -198,10 +198,10 @@ def _streams(arguments: argparse.Namespace) -> Streams:
     return terminal() if arguments.tty else inherit(stdin=arguments.interactive)
 
 
-def _spec_options(arguments: argparse.Namespace) -> list[oci.Option]:
+def _spec_options(arguments: argparse.Namespace, size: tuple[int, int]) -> list[oci.Option]:
     wanted: list[tuple[Any, oci.Option | None]] = [
         (arguments.privileged, oci.with_privileged()),
-        (arguments.tty, oci.with_tty()),
+        (arguments.tty, oci.with_tty(*size)),
         (arguments.env, oci.with_env(_environment(arguments.env))),
         (arguments.volume, oci.with_mounts(*map(_volume, arguments.volume))),
         (arguments.user, oci.with_user(arguments.user or "")),

@@ -48,7 +48,7 @@ def run(make: Callable[[], LogDriver]) -> int:
         driver = make()
         uri = uri_of(driver, sys.argv[1:])
         driver.shim_uri(uri)
-        driver.run(uri, dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True)), streams(os.environ))
+        driver.run(uri, options_of(uri), streams(os.environ))
     # Drivers are anybody's code, and nobody else would say why there is no log.
     except Exception as error:  # noqa: BLE001  # see above
         print(f"{os.path.basename(sys.argv[0])}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -63,6 +63,11 @@ def uri_of(driver: LogDriver, arguments: Sequence[str]) -> str:
         wanted = f"{driver.schemes[0]}://..."
         raise InvalidArgument(f'log URI "{found}": write binary:///path/of/this/program?uri={wanted}')
     return found
+
+
+def options_of(uri: str) -> dict[str, str]:
+    """The query of a URI; of several values for one key the last counts."""
+    return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
 
 
 def streams(environment: Mapping[str, str]) -> LogStreams:

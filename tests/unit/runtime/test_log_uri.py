@@ -14,9 +14,10 @@ from orlop.errors import InvalidArgument, OrlopError
 from orlop.interfaces.log import LOG_DRIVER, LogDriver
 from orlop.values import Stdio
 from orlop_jsonfile.driver import JsonFileDriver
-from orlop_runtime.log_helper import find, options_of, pairs
+from orlop_runtime.log_helper import find, pairs
 from orlop_runtime.log_native import BinaryDriver, FifoDriver, FileDriver
 from orlop_runtime.log_uri import LogUris
+from orlop_sdk.serving.log import options_of
 
 DRIVERS: dict[str, LogDriver] = {
     "binary": BinaryDriver(),

@@ -15,19 +15,14 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 from orlop.config import Config, from_data, load
 from orlop.errors import InvalidArgument
-from orlop.interfaces.log import LOG_DRIVER, LogDriver, LogStreams
+from orlop.interfaces.log import LOG_DRIVER, LogDriver
 from orlop.kernel import Kernel
-
-_STDOUT: Final = 3
-_STDERR: Final = 4
-_READY: Final = 5
+from orlop_sdk.serving.log import options_of, streams
 
 
 def main() -> int:
@@ -68,22 +63,6 @@ def pairs(arguments: Sequence[str]) -> dict[str, str]:
     return dict(zip(arguments[::2], arguments[1::2], strict=True))
 
 
-def options_of(uri: str) -> dict[str, str]:
-    """The query of a URI; of several values for one key the last counts."""
-    return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
-
-
-def streams(environment: Mapping[str, str]) -> LogStreams:
-    """What the shim handed over."""
-    return LogStreams(
-        stdout=_STDOUT,
-        stderr=_STDERR,
-        container=environment.get("CONTAINER_ID", ""),
-        namespace=environment.get("CONTAINER_NAMESPACE", ""),
-        ready=_ready,
-    )
-
-
 async def find(plugin: str, config: str) -> LogDriver:
     """The driver, brought up in a kernel of its own with nothing else in it.
 
@@ -98,14 +77,6 @@ async def find(plugin: str, config: str) -> LogDriver:
 def _config(path: str) -> Config:
     # Without a file, nothing of /etc is read: the daemon did not use it either.
     return load(Path(path)) if path else from_data({})
-
-
-def _ready() -> None:
-    try:
-        # A byte is what newer shims wait for; the close is enough for all others.
-        os.write(_READY, b"1")
-    finally:
-        os.close(_READY)
 
 
 if __name__ == "__main__":

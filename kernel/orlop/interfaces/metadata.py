@@ -134,7 +134,8 @@ class LeaseStore(Protocol):
 class Collectible(Protocol):
     """A kind of thing, kept elsewhere, that takes part in garbage collection (streams, mounts).
 
-    Things are known by ``(namespace, id)``.
+    Things are known by ``(namespace, id)``. Those that refer to what keeps them say so by the optional power
+    `orlop.interfaces.gc.Attached`.
     """
 
     @property

@@ -12,8 +12,11 @@ import pytest
 from tests.unit.core.conftest import Core
 
 from orlop import context
-from orlop.errors import InvalidArgument, NotFound, Unavailable
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from orlop.interfaces.gc import Attachment
 from orlop.values import (
+    AnyMessage,
+    Container,
     ContentInfo,
     Descriptor,
     Image,
@@ -341,6 +344,55 @@ async def test_collectibles(core: Core) -> None:
     await metadata.sandboxes.delete("pod")
     await metadata.collect()
     assert streams.items == set()
+
+
+class Mounts(Streams):
+    """Things that say what keeps them, and that cannot be removed at times."""
+
+    label = "mount"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attached: list[Attachment] = []
+        self.broken = False
+
+    async def attachments(self) -> Sequence[Attachment]:
+        return self.attached
+
+    async def remove(self, items: Sequence[tuple[str, str]]) -> None:
+        if self.broken:
+            raise FailedPrecondition("busy")
+        await super().remove(items)
+
+
+async def test_collectibles_stay_with_what_they_are_attached_to(core: Core) -> None:
+    metadata = core.metadata
+    mounts = Mounts()
+    metadata.register_collectible(mounts)
+    await metadata.containers.create(Container("c1", RuntimeInfo("r"), AnyMessage("s")))
+    await metadata.leases.create("lease")
+    await metadata.leases.create("expired", {f"{GC}expire": "2001-01-01T00:00:00Z"})
+    keepers = {
+        "container": LeaseResource("c1", "containers"),
+        "lease": LeaseResource("lease", "leases"),
+        "expired": LeaseResource("expired", "leases"),
+        "nothing": LeaseResource("c2", "containers"),
+    }
+    mounts.items = {("default", id) for id in keepers} | {("other", "container")}
+    mounts.attached = [Attachment("default", id, keeper) for id, keeper in keepers.items()]
+    mounts.attached += [
+        Attachment("other", "container", keepers["container"]),
+        Attachment("default", "never there", keepers["lease"]),
+    ]
+    assert (await metadata.collect()).removed == {"leases": 1, "mount": 3}
+    assert mounts.items == {("default", "container"), ("default", "lease")}
+    await metadata.containers.delete("c1")
+    await metadata.leases.delete("lease")
+    mounts.broken = True
+    assert (await metadata.collect()).removed == {}
+    mounts.broken = False
+    assert (await metadata.collect()).removed == {"mount": 2}
+    assert mounts.items == set()
 
 
 @pytest.mark.parametrize("label", ["content", "images", "a/b", "ingests", ""])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,6 +51,10 @@ WITH RECURSIVE mark (id, flat) AS (SELECT value, 0 FROM json_each(:start) {_MARK
 SELECT DISTINCT id FROM mark
 """
 
+_NODE: Final = (
+    "SELECT n.id FROM node n JOIN node s ON s.id = n.ns WHERE s.name = ? AND s.ns = 0 AND n.kind = ? AND n.name = ?"
+)
+
 _TABLES: Final = {CONTENT: "content", IMAGES: "image", INGESTS: "ingest", LEASES: "lease"}
 
 
@@ -80,11 +84,17 @@ def mark(db: sqlite3.Connection, now: int) -> set[int]:
 
 
 def sweep(
-    tx: Transaction, unmarked: set[int], now: int, *, busy: set[tuple[str, str]], elsewhere: Iterable[Item]
+    tx: Transaction,
+    unmarked: set[int],
+    now: int,
+    *,
+    busy: set[tuple[str, str]],
+    elsewhere: Mapping[Item, Iterable[Item]],
 ) -> Swept:
     """Remove the unmarked nodes that are still unreachable, and say which things kept elsewhere nobody refers to.
 
-    *busy* are ingests (namespace, ref) that have a writer open.
+    *busy* are ingests (namespace, ref) that have a writer open. *elsewhere* are things that are not in use, each with
+    what it is attached to.
     """
     assert tx.state.touched is not None
     dead = unmarked - tx.state.created - _spared(tx, unmarked, now)
@@ -174,14 +184,9 @@ def forget_names(db: sqlite3.Connection) -> None:
     )
 
 
-def _unreferenced(db: sqlite3.Connection, items: Iterable[Item], dead: set[int]) -> list[Item]:
-    found = []
-    for item in items:
-        row = db.execute(
-            "SELECT n.id FROM node n JOIN node s ON s.id = n.ns"
-            " WHERE s.name = ? AND s.ns = 0 AND n.kind = ? AND n.name = ?",
-            item,
-        ).fetchone()
-        if row is None or row[0] in dead:
-            found.append(item)
-    return found
+def _unreferenced(db: sqlite3.Connection, items: Mapping[Item, Iterable[Item]], dead: set[int]) -> list[Item]:
+    def stays(item: Item) -> bool:
+        row = db.execute(_NODE, item).fetchone()
+        return row is not None and row[0] not in dead
+
+    return [item for item, keepers in items.items() if not stays(item) and not any(map(stays, keepers))]

@@ -13,6 +13,7 @@ from pathlib import Path
 from orlop.errors import InvalidArgument, OrlopError
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.event import EventExchange
+from orlop.interfaces.gc import Attached
 from orlop.interfaces.metadata import Collectible, MetadataStore
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop.values import CollectionStats, Event
@@ -163,7 +164,7 @@ class SqliteMetadataStore:
         return await self._requested()
 
     async def _collect_records(self) -> tuple[Swept, float]:
-        everything, active = await self._ask_collectibles()
+        idle = await self._ask_collectibles()
         moment = now_micros()
         await self._database.write(collection.begin)
         try:
@@ -172,7 +173,7 @@ class SqliteMetadataStore:
 
             def sweep(tx: Transaction) -> tuple[Swept, float]:
                 started = time.perf_counter()
-                swept = collection.sweep(tx, unmarked, moment, busy=busy, elsewhere=everything - active)
+                swept = collection.sweep(tx, unmarked, moment, busy=busy, elsewhere=idle)
                 return swept, time.perf_counter() - started
 
             return await self._database.write(sweep)
@@ -180,18 +181,22 @@ class SqliteMetadataStore:
             await self._database.write(collection.end)
             raise
 
-    async def _ask_collectibles(self) -> tuple[set[Item], set[Item]]:
-        everything: set[Item] = set()
-        active: set[Item] = set()
+    async def _ask_collectibles(self) -> dict[Item, set[Item]]:
+        """What is kept elsewhere and not in use, each with what it is attached to."""
+        idle: dict[Item, set[Item]] = {}
         for label, collectible in list(self._collectibles.items()):
             try:
                 found = {(ns, label, name) for ns, name in await collectible.all()}
-                active |= {(ns, label, name) for ns, name in await collectible.active()}
+                found -= {(ns, label, name) for ns, name in await collectible.active()}
+                attached = await collectible.attachments() if isinstance(collectible, Attached) else ()
             except OrlopError as error:
                 _log.warning("%s: left out of this garbage collection: %s", label, error)
                 continue
-            everything |= found
-        return everything, active
+            idle.update((item, set()) for item in found)
+            for each in attached:
+                if (keepers := idle.get((each.namespace, label, each.id))) is not None:
+                    keepers.add((each.namespace, each.keeper.type, each.keeper.id))
+        return idle
 
     async def _sweep_content(self, swept: Swept) -> int:
         if not (self._content.dirty or swept.removed[CONTENT] or swept.removed[INGESTS]):
@@ -213,9 +218,14 @@ class SqliteMetadataStore:
     async def _sweep_elsewhere(self, swept: Swept, removed: dict[str, int]) -> None:
         for label, collectible in list(self._collectibles.items()):
             items = [(ns, name) for ns, kind, name in swept.elsewhere if kind == label]
-            if items:
+            if not items:
+                continue
+            try:
                 await collectible.remove(items)
-                removed[label] = len(items)
+            except OrlopError as error:
+                _log.warning("%s: garbage is left to the next collection: %s", label, error)
+                continue
+            removed[label] = len(items)
 
     def _committed(self, outcome: Outcome) -> None:
         for event in outcome.events:

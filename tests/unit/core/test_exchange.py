@@ -124,3 +124,56 @@ async def test_publishing_needs_a_namespace_and_forwarding_an_envelope() -> None
         await exchange.forward(Event("/a", NOTHING, "", now()))
     with pytest.raises(InvalidArgument):
         await exchange.forward(Event("/a", NOTHING, "ns"))
+
+
+async def recalled(exchange: Exchange, *wanted: str) -> list[str]:
+    """The topics that a new subscriber gets although they were published before."""
+    async with exchange.subscribe(wanted) as stream:
+        await exchange.forward(Event("/end", NOTHING, "a", now()))
+        found = []
+        while (event := (await take(stream, 1))[0]).topic != "/end":
+            found.append(event.topic)
+        return found
+
+
+async def test_who_comes_back_after_a_restart_hears_of_tasks_from_before_it() -> None:
+    exchange = Exchange(recall=60.0)
+    await exchange.forward(Event("/tasks/exit", task_exit("old"), "a", now()))
+    await exchange.start()
+    async with exchange.subscribe() as there:
+        await exchange.forward(Event("/tasks/oom", task_exit("old"), "a", now()))
+        await exchange.forward(Event("/tasks/exit", task_exit("old"), "b", now()))
+        await exchange.forward(Event("/containers/update", NOTHING, "a", now()))
+        assert await recalled(exchange) == ["/tasks/exit", "/tasks/oom", "/tasks/exit"]
+        assert await recalled(exchange, "namespace==b", 'topic=="/end"') == ["/tasks/exit"]
+        # Nobody gets anything twice.
+        topics = [event.topic for event in await take(there, 6)]
+        assert topics == ["/tasks/exit", "/tasks/oom", "/tasks/exit", "/containers/update", "/end", "/end"]
+    await exchange.close()
+    assert await recalled(exchange) == []
+
+
+async def test_events_of_tasks_made_since_the_start_are_not_recalled() -> None:
+    exchange = Exchange(recall=60.0)
+    await exchange.start()
+    for topic in ("/tasks/create", "/tasks/start", "/tasks/exit"):
+        await exchange.forward(Event(topic, task_exit("new"), "a", now()))
+    await exchange.forward(Event("/tasks/exit", task_exit("new"), "b", now()))
+    assert await recalled(exchange) == ["/tasks/exit"]
+    await exchange.close()
+
+
+async def test_recall_ends_by_itself_and_keeps_the_newest() -> None:
+    exchange = Exchange(limit=8, recall=0.05)
+    for topic in ("/tasks/oom", "/tasks/paused", "/tasks/exit"):
+        await exchange.forward(Event(topic, task_exit("old"), "a", now()))
+    async with exchange.subscribe(['topic~="^/tasks/"']) as stream:
+        assert [event.topic for event in await take(stream, 2)] == ["/tasks/paused", "/tasks/exit"]
+    await exchange.start()
+    for _ in range(500):
+        if not await recalled(exchange):
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("what was kept is still there")
+    await exchange.close()

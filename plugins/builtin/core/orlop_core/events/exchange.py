@@ -10,38 +10,54 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Final
 
-from google.protobuf.message import Message
-
 from orlop import context
 from orlop.errors import InvalidArgument, ResourceExhausted
 from orlop.interfaces.event import EventExchange
 from orlop.values import EPOCH, AnyMessage, Event, now
-from orlop_core.events import payload as payloads
-from orlop_sdk.convert.events import decode
+from orlop_core.events.recall import Recall
+from orlop_core.events.view import View
 from orlop_sdk.filters import Filters, parse
 
 #: Events a subscriber may lag behind.
 QUEUE_LIMIT: Final = 16384
+# The share of a new queue that recalled events may fill, which must leave room for those to come.
+_RECALLED: Final = 4
 
 
 class Exchange:
     """Passes events between publishers and subscribers in this process. To be used on one event loop."""
 
-    def __init__(self, limit: int = QUEUE_LIMIT) -> None:
+    def __init__(self, limit: int = QUEUE_LIMIT, recall: float = 0.0) -> None:
         self._limit = limit
+        self._recall = Recall(limit // _RECALLED, recall) if recall else None
         self._subscriptions: dict[Subscription, None] = {}
+
+    async def start(self) -> None:
+        """From now on clients can come back, and have the time of *recall* to do so."""
+        if self._recall is not None:
+            self._recall.begin()
+
+    async def close(self) -> None:
+        """Keep nothing any more. May be called twice."""
+        if self._recall is not None:
+            self._recall.end()
 
     async def publish(self, topic: str, payload: AnyMessage) -> None:
         await self.forward(Event(topic, payload, namespace=context.namespace(), timestamp=now()))
 
     async def forward(self, event: Event) -> None:
         check(event)
-        view = _View(event)
+        view = View(event)
+        if self._recall is not None:
+            self._recall.keep(event, view)
         for subscription in list(self._subscriptions):
             subscription.offer(event, view)
 
     def subscribe(self, filters: Sequence[str] = ()) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        return Subscription(self._subscriptions, parse(filters), self._limit)
+        made = Subscription(self._subscriptions, parse(filters), self._limit)
+        for event in self._recall.events() if self._recall is not None else ():
+            made.offer(event, View(event))
+        return made
 
 
 class Subscription:
@@ -75,7 +91,7 @@ class Subscription:
             await self._ready.wait()
         return self._queue.popleft()
 
-    def offer(self, event: Event, view: _View) -> None:
+    def offer(self, event: Event, view: View) -> None:
         """Queue the event if it is wanted. When the queue is full the stream ends with what is in it."""
         if not self._filters.match(view):
             return
@@ -85,27 +101,6 @@ class Subscription:
         else:
             self._queue.append(event)
         self._ready.set()
-
-
-class _View:
-    """The fields of an event as filters see them. The payload is decoded once, when the first filter asks."""
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-        self._payload: Message | None = None
-        self._decoded = False
-
-    def __call__(self, path: tuple[str, ...]) -> str | None:
-        match path:
-            case ["namespace", *_]:
-                return self._event.namespace
-            case ["topic", *_]:
-                return self._event.topic
-            case ["event", *rest]:
-                if not self._decoded:
-                    self._payload, self._decoded = decode(self._event.payload), True
-                return None if self._payload is None else payloads.field(self._payload, rest)
-        return None
 
 
 def check(event: Event) -> None:

@@ -8,6 +8,7 @@ is read with importlib.metadata, which keeps the distribution; stevedore loads w
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,7 +90,8 @@ def discover(directories: Sequence[str] = (), lock: Lock | None = None) -> Catal
     """The catalogue of all installed distributions, and of those in *directories*.
 
     A directory is one that ``pip install --target`` made; it is appended to the module search path. With a *lock* the
-    plugins of distributions that differ from it are known, and fail when they are loaded.
+    plugins of distributions that differ from it are known, and fail when they are loaded. Only a distribution whose
+    plugin is loaded, or offered by another one as well, is compared with it: that takes reading all its files.
     """
     for directory in directories:
         if directory not in sys.path:
@@ -106,13 +108,17 @@ def discover(directories: Sequence[str] = (), lock: Lock | None = None) -> Catal
         catalogue.types[name] = type
     for type in list(catalogue.types.values()):
         points = groups.get(type.group, {}).values()
-        faults = {each: lock.fault(each, f"{type.name}.{each.name}") if lock else None for each in points}
+        offers = Counter(each.name for each in points)
+        faults = {
+            each: lock.fault(each, f"{type.name}.{each.name}") if lock and offers[each.name] > 1 else None
+            for each in points
+        }
         # Refused ones come last: they must not keep a trusted plugin of the same name from working.
         for point, fault in sorted(faults.items(), key=lambda item: item[1] is not None):
             if fault and f"{type.name}.{point.name}" in catalogue.candidates:
                 catalogue.faults.append(fault)
             else:
-                catalogue.add(_candidate(type, point, fault))
+                catalogue.add(_candidate(type, point, lock))
     return catalogue
 
 
@@ -149,9 +155,15 @@ def _load_types(points: Iterable[EntryPoint], catalogue: Catalogue) -> list[tupl
     return list(found.items())
 
 
-def _candidate(type: PluginType[Any], point: EntryPoint, fault: PluginError | None) -> Candidate:
+def _candidate(type: PluginType[Any], point: EntryPoint, lock: Lock | None) -> Candidate:
     uri = f"{type.name}.{point.name}"
-    return Candidate(type.name, point.name, point, _raiser(fault) if fault else lambda: _load(point, uri))
+
+    def load() -> AnyRegistration:
+        if lock and (fault := lock.fault(point, uri)):
+            raise fault
+        return _load(point, uri)
+
+    return Candidate(type.name, point.name, point, load)
 
 
 def _load(point: EntryPoint, uri: str, where: str = "") -> AnyRegistration:
@@ -184,6 +196,6 @@ def _raiser(error: PluginError) -> Callable[[], AnyRegistration]:
 
 def _origin(point: EntryPoint) -> str:
     """Who declared an entry point: distribution, version, and the line."""
-    distribution = point.dist
-    who = f"{distribution.name} {distribution.version}" if distribution is not None else "unknown distribution"
+    about = point.dist.metadata if point.dist is not None else None  # parsed anew each time it is asked for
+    who = f"{about['Name']} {about['Version']}" if about is not None else "unknown distribution"
     return f"{who}, entry point {point.name} = {point.value}"

@@ -342,8 +342,10 @@ class Registry:
             _log.error(text, requirement, entry.uri, extra={"plugin": entry.uri})
 
     def _tell(self, entry: Entry) -> None:
+        hook = self.hooks.hook.orlop_plugin_state
         try:
-            self.hooks.hook.orlop_plugin_state(status=entry.status())
+            if hook.get_hookimpls():  # a status takes parsing metadata: not for nobody, there may be a thousand plugins
+                hook(status=entry.status())
         except Exception:  # noqa: BLE001  # a watcher that fails must not change what it watches
             _log.exception("a hook on orlop_plugin_state failed")
 

@@ -44,6 +44,10 @@ class Config:
         strict = document.get(("strict",)) is True
         settings = validate(document, (), Settings, findings, strict=strict)
         self.settings: Final = settings if settings is not None else Settings()
+        off = list(enumerate(self.settings.disabled_plugins))
+        # By name, and by pattern: a list of a thousand names must not be searched for each of a thousand plugins.
+        self._off: Final = {name: index for index, name in reversed(off)}
+        self._off_globs: Final = [(index, pattern) for index, pattern in off if set(pattern) & set("*?[")]
         self.timeouts: Final = {name: seconds(text) for name, text in self.settings.timeouts.items()}
         if self.settings.root == self.settings.state:
             where = document.origin(("state",))
@@ -60,10 +64,10 @@ class Config:
 
     def disabled(self, uri: str) -> Origin | None:
         """The config line that switches a plugin off, or None."""
-        for index, pattern in enumerate(self.settings.disabled_plugins):
-            if fnmatch.fnmatchcase(uri, pattern):
-                return self.document.origins.get(("disabled_plugins", index), self.origin("disabled_plugins"))
-        return None
+        found = [index for index, pattern in self._off_globs if fnmatch.fnmatchcase(uri, pattern)]
+        index = min([*found, *([self._off[uri]] if uri in self._off else [])], default=None)
+        origins, where = self.document.origins, self.origin("disabled_plugins")
+        return None if index is None else origins.get(("disabled_plugins", index), where)
 
     def validate(self, registrations: Iterable[AnyRegistration], known: Iterable[str]) -> dict[str, PluginConfig]:
         """The typed config of each registration that has a table; faults and warnings go to ``findings``.

@@ -289,3 +289,14 @@ def test_an_empty_path_is_unset_and_a_relative_one_a_fault(tmp_path: Path) -> No
     assert checked(load(write(tmp_path / "c.toml", text)))[one.uri].root_path is None
     with pytest.raises(ConfigError, match=r'c\.toml:3: .*root_path: "data" is no absolute path; write one'):
         checked(load(write(tmp_path / "c.toml", text.replace('""', '"data"'))))
+
+
+def test_the_first_line_that_disables_a_plugin_is_blamed(tmp_path: Path) -> None:
+    lists = {"1": '["a.v1.one", "a.v1.t*"]', "2": '["a.v1.two", "?.v1.[of]*"]', "3": '["a.v1.four", "a.v1.six"]'}
+    for name, text in lists.items():
+        write(tmp_path / f"{name}.toml", f"version = 3\ndisabled_plugins = {text}\n")
+    main = write(tmp_path / "main.toml", 'version = 3\nimports = ["1.toml", "2.toml", "3.toml"]\n')
+    config = load(main)
+    found = {name: config.disabled(f"a.v1.{name}") for name in ("one", "two", "three", "four", "five", "six", "zen")}
+    blamed = {name: Path(origin.file).stem if origin else None for name, origin in found.items()}
+    assert blamed == {"one": "1", "two": "1", "three": "1", "four": "2", "five": "2", "six": "3", "zen": None}

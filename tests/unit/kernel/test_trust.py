@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from orlop import trust
 from orlop.config import from_data, load
-from orlop.errors import ConfigError
+from orlop.errors import ConfigError, LoadError
 from orlop.hooks import HOOK
 from orlop.kernel import Kernel
 from orlop.plugin import PluginStatus
@@ -219,3 +220,27 @@ def test_a_composed_build_brings_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     assert config.settings.plugin_lock == str(vendor.with_name("plugins.lock"))
     assert config.origin("plugin_lock").file == str(vendor)
     assert config.files == (mine, vendor)
+
+
+async def test_what_is_disabled_is_not_compared(tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are not even read: a thousand disabled plugins cost next to nothing."""
+    install(site, "orlop_one", "one")
+    install(site, "orlop_two", "two")
+    lock = write_lock(tmp_path / "lock", site)
+    compared: list[str] = []
+    real = trust.fingerprint
+
+    def watched(distribution: importlib.metadata.Distribution) -> dict[str, str]:
+        compared.append(distribution.name)
+        return real(distribution)
+
+    monkeypatch.setattr(trust, "fingerprint", watched)
+    data = {
+        **{"root": str(tmp_path / "r"), "state": str(tmp_path / "s"), "plugin_dirs": [str(site)]},
+        **{"plugin_trust": "locked", "plugin_lock": str(lock), "disabled_plugins": [f"{HOOK.name}.two"]},
+    }
+    async with Kernel(from_data(data), only=[f"{HOOK.name}.{id}" for id in ("one", "two")]) as running:
+        assert {"orlop_one", "orlop_two"} & set(compared) == {"orlop_one"}
+        (site / "orlop_two" / "part.py").write_text("VALUE = 2\n")
+        with pytest.raises(LoadError, match="orlop_two/part.py of distribution orlop_two 1.2 differs from the lock"):
+            await running.plugins.enable(f"{HOOK.name}.two")

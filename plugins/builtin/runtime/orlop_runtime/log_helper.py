@@ -17,19 +17,24 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orlop.config import Config, from_data, load
 from orlop.errors import InvalidArgument
-from orlop.interfaces.log import LOG_DRIVER, LogDriver
-from orlop.kernel import Kernel
-from orlop_sdk.serving.log import options_of, streams
+
+if TYPE_CHECKING:
+    from orlop.config import Config
+    from orlop.interfaces.log import LogDriver
 
 
 def main() -> int:
     """Run the driver that the arguments name, until both streams end; returns the exit status."""
     # Shims send it when the container is deleted, with output still in the pipes. These end by themselves then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # pydantic would import what any installed distribution offers as a plugin of *its* own, trusted by us or not.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     try:
+        from orlop_sdk.serving.log import options_of, streams
+
         arguments = pairs(sys.argv[1:])
         driver = asyncio.run(find(arguments["driver"], arguments.get("config", "")))
         uri = arguments["uri"]
@@ -68,6 +73,9 @@ async def find(plugin: str, config: str) -> LogDriver:
 
     Raises the kernel's errors, which say why there is none.
     """
+    from orlop.interfaces.log import LOG_DRIVER
+    from orlop.kernel import Kernel
+
     kernel = Kernel(_config(config), only={plugin}, leave_out=())
     await kernel.start()
     id = plugin.removeprefix(f"{LOG_DRIVER.name}.")
@@ -75,6 +83,8 @@ async def find(plugin: str, config: str) -> LogDriver:
 
 
 def _config(path: str) -> Config:
+    from orlop.config import from_data, load
+
     # Without a file, nothing of /etc is read: the daemon did not use it either.
     return load(Path(path)) if path else from_data({})
 

@@ -7,6 +7,7 @@ Only the standard library is imported up here: shims start ``orlopd publish`` fo
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from orlop_services.daemon.oci_hook import oci_hook
 
         return oci_hook(parsed.program)
+    # pydantic would import what any installed distribution offers as a plugin of *its* own, trusted by us or not.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     if parsed.command == "config":
         from orlop_services.daemon.config_commands import config
 

@@ -18,6 +18,7 @@ from orlop.config import Config, load
 from orlop.errors import OrlopError
 from orlop.interfaces.rpc import SERVER
 from orlop.kernel import Kernel
+from orlop.registry import FAILED
 from orlop_services.daemon import host, logs
 from orlop_services.daemon.paths import DEFAULT_ADDRESS
 from orlop_services.daemon.reload import on_hangup
@@ -130,13 +131,12 @@ async def _start(kernel: Kernel, stop: asyncio.Event) -> bool:
         await asyncio.gather(starting, return_exceptions=True)
         return False
     await starting
-    failed = [status for status in kernel.registry.statuses() if (status.type, status.state) == (SERVER.name, "failed")]
-    if failed:
-        raise OrlopError("\n".join(f"{status.uri}: {status.reason}" for status in failed))
-    for status in kernel.registry.statuses():
-        instance = kernel.registry.instance(status.uri)
-        if status.type == SERVER.name and instance is not None:
-            _log.info("%s listens on %s", status.id, getattr(instance, "address", ""))
+    servers = [entry for entry in kernel.registry.entries.values() if entry.candidate.type == SERVER.name]
+    if failed := [entry for entry in servers if entry.state == FAILED]:
+        raise OrlopError("\n".join(f"{entry.uri}: {entry.reason}" for entry in failed))
+    for entry in servers:
+        if entry.instance is not None:
+            _log.info("%s listens on %s", entry.candidate.id, getattr(entry.instance, "address", ""))
     return True
 
 

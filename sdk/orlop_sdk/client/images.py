@@ -31,7 +31,7 @@ from orlop_sdk.client.progress import ProgressCallback, silent
 from orlop_sdk.client.pull import PullOptions, pull
 from orlop_sdk.client.push import PushOptions, push
 from orlop_sdk.client.services import Services
-from orlop_sdk.client.unpack import Unpacker, UnpackOptions
+from orlop_sdk.client.unpack import Unpacker, UnpackOptions, image_labels
 from orlop_sdk.registry.interface import Resolver
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 DEFAULT_SNAPSHOTTER: Final = "overlayfs"
 HOSTS_DIRECTORIES: Final = (Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d"))
 _SNAPSHOTTER_LABEL: Final = "containerd.io/defaults/snapshotter"
+#: A snapshotter's export that asks for labels which say where layers come from.
+_REMOTE: Final = "enable_remote_snapshot_annotations"
 
 
 class PullMore(TypedDict, total=False):
@@ -93,8 +95,7 @@ class ImageOperations(ABC):
         """
         name = await self.snapshotter(snapshotter)
         async with _used(resolver) as using:
-            if "unpack" in more:
-                more["unpack"] = await self._possible(more["unpack"], name)
+            more["unpack"] = await self._possible(more.get("unpack", UnpackOptions()), name, reference)
             options = PullOptions(using, matcher(platform), name, progress=progress, **more)
             async with self._leased():
                 return await pull(self.services, reference, options)
@@ -213,13 +214,20 @@ class ImageOperations(ABC):
         chosen = os.environ.get("CONTAINERD_SNAPSHOTTER") or await self.default(_SNAPSHOTTER_LABEL)
         return chosen or DEFAULT_SNAPSHOTTER
 
-    async def _possible(self, options: UnpackOptions, snapshotter: str) -> UnpackOptions:
-        """The options, without what the snapshotter cannot do: nobody wants to know that before they pull."""
-        if options.parallel == 1:
+    async def _possible(self, options: UnpackOptions, snapshotter: str, reference: str = "") -> UnpackOptions:
+        """The options as the snapshotter can have them: nobody wants to know that before they pull.
+
+        One that brings layers from elsewhere, as its export says, is told where: as by containerd 2.
+        """
+        if not snapshotter or (options.parallel == 1 and not reference):
             return options
         plugins = await self.services.introspection.plugins([f"type==io.containerd.snapshotter.v1,id=={snapshotter}"])
-        capable = any("rebase" in plugin.capabilities for plugin in plugins)
-        return options if capable else replace(options, parallel=1)
+        if not any("rebase" in plugin.capabilities for plugin in plugins):
+            options = replace(options, parallel=1)
+        remote = any(plugin.exports.get(_REMOTE) == "true" for plugin in plugins)
+        if remote and reference and options.layer_labels is None:
+            options = replace(options, layer_labels=image_labels(reference))
+        return options
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[None]:

@@ -66,15 +66,16 @@ class Load:
 
     async def run_containers(self, name: str) -> None:
         while not self.stop:
-            # The status comes through the daemon; what a container says goes past it, from shim to `ctr`.
-            words = self.ctr.command("run", "--rm", IMAGE, f"{name}-{self.runs}", "sh", "-c", "exit 7")
+            # The status comes through the daemon; what a container says goes past it, from shim to `ctr`: both count.
+            told = f"{name}-{self.runs}"
+            words = self.ctr.command("run", "--rm", IMAGE, told, "sh", "-c", f"echo heard {told}; exit 7")
             process = await asyncio.create_subprocess_exec(
                 *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment()
             )
             said, _ = await process.communicate()
             self.runs += 1
-            if (process.returncode, said) != (7, b""):
-                self.failures.append(f"run: {process.returncode}: {said.decode()}")
+            if (process.returncode, said) != (7, f"heard {told}\n".encode()):
+                self.failures.append(f"run {told}: {process.returncode}: {said.decode(errors='replace')!r}")
 
     async def make_calls(self) -> None:
         async with Client(str(self.daemon.address), self.ctr.namespace) as client:
@@ -160,6 +161,7 @@ def check(daemon: Daemon, ctr: Ctr, operations: int, seconds: float) -> None:
     before = resources(daemon.pid)
     asyncio.run(load.work(operations, seconds))
     after = resources(daemon.pid)
+    print(f"{load.runs} containers, {load.calls} calls; before {before}, after {after}; {len(load.failures)} failed")
     assert load.failures == []
     assert load.runs > 2
     assert load.calls > 10

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     scaffold.add_to(commands)
     serve = commands.add_parser("serve", help="run a plugin as a proxy plugin, for containerd or Orlop")
-    serve.add_argument("kind", choices=("snapshot", "content", "diff"))
+    serve.add_argument("kind", choices=("snapshot", "content", "diff", "sandbox"))
     serve.add_argument("target", help=_TARGET)
     serve.add_argument("--socket", required=True, help="where to listen; the daemon's config names the same path")
     serve.add_argument("--root", type=Path, required=True, help="directory for everything that the plugin keeps")

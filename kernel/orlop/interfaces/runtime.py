@@ -81,6 +81,10 @@ class TaskRequest:
     options: AnyMessage | None = None
     checkpoint: str = ""
     """A directory with a checkpoint to restore, or empty."""
+    sandbox: str = ""
+    """The sandbox that the container belongs to, or empty."""
+    shim: ShimAddress | None = None
+    """The sandbox's shim, which runs already: it gets the container, and lives on without it. None: launch one."""
 
 
 @runtime_checkable

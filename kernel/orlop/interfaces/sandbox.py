@@ -71,8 +71,8 @@ class SandboxController(Protocol):
     `create` and `shutdown`; after that the id may be used again. A controller finds its sandboxes again when the daemon
     was restarted.
 
-    **Errors**: calls but `shutdown` raise `NotFound` for a sandbox that the controller does not have, and `Unavailable` when what runs
-    it does not answer.
+    **Errors**: calls other than `shutdown` raise `NotFound` for a sandbox that the controller does not have, and
+    `Unavailable` when what runs it does not answer.
 
     **Events**: a controller publishes none; who calls it for clients publishes ``/sandboxes/create``, ``start`` and
     ``exit``.
@@ -85,7 +85,7 @@ class SandboxController(Protocol):
         """
 
     async def start(self, id: str) -> SandboxInstance:
-        """Run it; returns once containers can be put in. On failure it has to be `shutdown`."""
+        """Run it; returns once containers can be put in. On failure everything is undone, as by `shutdown`."""
 
     async def platform(self, id: str) -> Platform:
         """What its containers' images must be for."""

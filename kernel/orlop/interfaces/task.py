@@ -24,6 +24,10 @@ class TaskOptions:
     runtime_path: str = ""
     """Absolute path of a shim binary to use instead of the runtime's own."""
     checkpoint: Descriptor | None = None
+    address: str = ""
+    """Where a shim serves tasks already, ``PROTOCOL+ADDRESS``; empty: where the sandbox of the record says, if any."""
+    version: int = 0
+    """Version of the task API there; 0 where nobody said."""
 
 
 @runtime_checkable

@@ -146,6 +146,8 @@ class RemoteTasks:
             checkpoint=descriptor_to_wire(options.checkpoint) if options.checkpoint else None,
             options=any_to_wire(options.options),
             runtime_path=options.runtime_path,
+            task_api_address=options.address,
+            task_api_version=options.version,
         )
         answer = await self._stub.Create(request)
         return self._task(container, answer.pid)

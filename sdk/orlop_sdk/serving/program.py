@@ -11,6 +11,7 @@ from orlop.discovery import discover
 from orlop.interfaces.content import CONTENT
 from orlop.interfaces.differ import DIFFER
 from orlop.interfaces.metadata import METADATA
+from orlop.interfaces.sandbox import SANDBOX_CONTROLLER
 from orlop.interfaces.snapshotter import SNAPSHOTTER
 from orlop.plugin import PluginType
 from orlop_sdk.serving.proxy import run
@@ -18,8 +19,13 @@ from orlop_sdk.serving.remote_metadata import remote_metadata
 from orlop_sdk.serving.target import find_target, hosted
 
 #: What can be served, by the name that ``[proxy_plugins]`` has for it.
-KINDS: Final[dict[str, PluginType[Any]]] = {"snapshot": SNAPSHOTTER, "content": CONTENT, "diff": DIFFER}
-_PARTS: Final = {"snapshot": "snapshotter", "content": "content", "diff": "differ"}
+KINDS: Final[dict[str, PluginType[Any]]] = {
+    "snapshot": SNAPSHOTTER,
+    "content": CONTENT,
+    "diff": DIFFER,
+    "sandbox": SANDBOX_CONTROLLER,
+}
+_PARTS: Final = {"snapshot": "snapshotter", "content": "content", "diff": "differ", "sandbox": "sandbox"}
 
 
 @dataclass(frozen=True, slots=True)

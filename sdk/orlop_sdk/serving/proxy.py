@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a snapshotter, content store or differ as a process of its own: a proxy plugin of containerd or Orlop.
+"""Run a snapshotter, content store, differ or sandbox controller as a process of its own: a proxy plugin.
 
 A whole program::
 
@@ -28,7 +28,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc.aio
 
@@ -37,14 +37,18 @@ from orlop.errors import InvalidArgument, Unavailable
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.differ import Differ
 from orlop.interfaces.rpc import RpcMethod
+from orlop.interfaces.sandbox import SandboxController
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop_sdk.rpc.grpc_server import TableHandler, message_limits
 from orlop_sdk.serving.content import ContentService
 from orlop_sdk.serving.diff import DiffService
+from orlop_sdk.serving.sandbox import SandboxControllerService
 from orlop_sdk.serving.snapshots import SnapshotsService
 from orlop_sdk.serving.socketfile import SocketFile
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds that calls in progress get when the server closes.
 GRACE: Final = 2.0
@@ -57,6 +61,7 @@ class Parts:
     snapshotter: Snapshotter | None = None
     content: ContentStore | None = None
     differ: Differ | None = None
+    sandbox: SandboxController | None = None
 
     def methods(self) -> dict[str, RpcMethod]:
         """The remote calls that answer for them. Raises `InvalidArgument` when there are none."""
@@ -67,8 +72,12 @@ class Parts:
             methods |= ContentService(self.content).methods()
         if self.differ is not None:
             methods |= DiffService(self.differ).methods()
+        if self.sandbox is not None:
+            methods |= SandboxControllerService(_AnyName(self.sandbox)).methods()
         if not methods:
-            raise InvalidArgument("proxy plugin: nothing to serve; give a snapshotter, content store or differ")
+            raise InvalidArgument(
+                "proxy plugin: nothing to serve; give a snapshotter, content store, differ or sandbox controller"
+            )
         return methods
 
 
@@ -111,6 +120,7 @@ async def run(
     snapshotter: Snapshotter | None = None,
     content: ContentStore | None = None,
     differ: Differ | None = None,
+    sandbox: SandboxController | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then close the parts: the ``main`` of such a program. Raises as `serve`."""
     stop = asyncio.Event()
@@ -118,7 +128,7 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with serve(address, Parts(snapshotter, content, differ)):
+        async with serve(address, Parts(snapshotter, content, differ, sandbox)):
             await stop.wait()
     finally:
         for part in (snapshotter, content):
@@ -126,14 +136,14 @@ async def run(
                 await part.close()
 
 
-class _AnyName(Mapping[str, Snapshotter]):
-    """Containerd sends the name that its config gives the plugin, which is no business of the snapshotter's."""
+class _AnyName(Mapping[str, T]):
+    """Containerd sends the name that its config gives the plugin, which is no business of the part's."""
 
-    def __init__(self, snapshotter: Snapshotter) -> None:
-        self._snapshotter = snapshotter
+    def __init__(self, part: T) -> None:
+        self._part = part
 
-    def __getitem__(self, name: str) -> Snapshotter:
-        return self._snapshotter
+    def __getitem__(self, name: str) -> T:
+        return self._part
 
     def __iter__(self) -> Iterator[str]:
         return iter(())

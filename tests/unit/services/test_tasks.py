@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from google.protobuf.any_pb2 import Any as Any_
 
-from orlop.errors import Unimplemented
 from orlop.interfaces.runtime import Task
 from orlop.interfaces.task import TaskOptions
 from orlop.values import (
@@ -154,9 +153,9 @@ async def test_create_passes_everything_on(tasks: Stub, calls: Calls) -> None:
     ]
 
 
-async def test_a_running_shim_cannot_be_attached_to(tasks: Stub) -> None:
-    with pytest.raises(Unimplemented, match="unix:///x"):
-        await tasks.Create(pb.CreateTaskRequest(container_id="c", task_api_address="unix:///x"))
+async def test_a_task_can_go_into_a_shim_that_runs(tasks: Stub, calls: Calls) -> None:
+    await tasks.Create(pb.CreateTaskRequest(container_id="c", task_api_address="ttrpc+unix:///x", task_api_version=3))
+    assert calls == [("c", "create", TaskOptions(rootfs=[], address="ttrpc+unix:///x", version=3))]
 
 
 CALLS = {

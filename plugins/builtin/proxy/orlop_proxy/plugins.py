@@ -10,6 +10,7 @@ from orlop.interfaces.content import CONTENT, ContentStore
 from orlop.interfaces.differ import DIFFER, Differ
 from orlop.interfaces.isolation import Isolator, isolator
 from orlop.interfaces.proxy import ProxyKind, proxy_kind
+from orlop.interfaces.sandbox import SANDBOX_CONTROLLER, SandboxController
 from orlop.interfaces.snapshotter import SNAPSHOTTER, Snapshotter
 from orlop.interfaces.stream import STREAM_PROCESSOR
 from orlop.plugin import InitContext, NoConfig, ProxyTarget, Registration
@@ -69,6 +70,18 @@ async def diff(ctx: InitContext[NoConfig]) -> ProxyKind:
         from orlop_proxy.remote import ProxyDiffer
 
         return ProxyDiffer(address)
+
+    return Connector(make)
+
+
+@proxy_kind("sandbox", exports={"target": SANDBOX_CONTROLLER.name})
+async def sandbox(ctx: InitContext[NoConfig]) -> ProxyKind:
+    """Sandbox controllers that serve ``containerd.services.sandbox.v1.Controller``."""
+
+    def make(name: str, address: str) -> SandboxController:
+        from orlop_proxy.remote import ProxySandboxController
+
+        return ProxySandboxController(address, name)
 
     return Connector(make)
 

@@ -11,9 +11,11 @@ from typing import Final
 
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.differ import Differ
+from orlop.interfaces.sandbox import SandboxController
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop_sdk.client.connection import open_channel
 from orlop_sdk.client.content import RemoteContentStore
+from orlop_sdk.client.sandboxes import RemoteSandboxController
 from orlop_sdk.client.snapshots import RemoteDiffer, RemoteSnapshotter
 
 
@@ -55,7 +57,20 @@ class ProxyDiffer(RemoteDiffer):
         await self._channel.close()
 
 
+class ProxySandboxController(RemoteSandboxController):
+    """The sandbox controller at an address. It is told the plugin's *name*, which most ignore."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._channel = open_channel(address)
+        super().__init__(self._channel, name)
+
+    async def close(self) -> None:
+        """Close the connection. May be called twice."""
+        await self._channel.close()
+
+
 _snapshotter: type[Snapshotter] = ProxySnapshotter
 _cleaner: type[Cleaner] = ProxySnapshotter
 _content: type[ContentStore] = ProxyContentStore
 _differ: type[Differ] = ProxyDiffer
+_sandbox: type[SandboxController] = ProxySandboxController

@@ -69,6 +69,22 @@ def to_json(address: ShimAddress, runtime: str) -> bytes:
     return json.dumps(fields).encode()
 
 
+def to_endpoint(address: ShimAddress) -> str:
+    """An address as sandboxes tell it: ``ttrpc+unix:///run/...``."""
+    return f"{address.protocol}+{address.address}"
+
+
+def from_endpoint(endpoint: str, version: int) -> ShimAddress:
+    """The address of an endpoint; version 0 counts as the newest. Raises `InvalidArgument`."""
+    protocol, plus, address = endpoint.partition("+")
+    if not plus or protocol not in ("ttrpc", "grpc") or not address:
+        raise InvalidArgument(f'task API address "{endpoint}": write PROTOCOL+ADDRESS, such as "ttrpc+unix:///run/x"')
+    version = version or NEWEST_VERSION
+    if not _OLDEST_VERSION <= version <= NEWEST_VERSION:
+        raise InvalidArgument(f"task API version {version}: not among {_OLDEST_VERSION} to {NEWEST_VERSION}")
+    return ShimAddress(address, version, protocol)
+
+
 def _from_message(output: bytes) -> ShimAddress | None:
     try:
         result = BootstrapResult.FromString(output)

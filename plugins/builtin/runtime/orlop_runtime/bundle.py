@@ -10,6 +10,7 @@
         log                        a FIFO: the shim's own log
         bootstrap.json             how to reach the shim; older shims write `address` beside it
         shim-binary-path           which shim it is
+        sandbox                    the id of the sandbox whose shim it is, if it is one's; "-" for one that nobody named
     <state>/<namespace>/.<id>/     a bundle on its way out
 
 All functions here block.
@@ -34,6 +35,7 @@ from orlop_sdk.linux.mount import mount_points, unmount_all
 BINARY_FILE: Final = "shim-binary-path"
 _BOOTSTRAP_FILE: Final = "bootstrap.json"
 _ADDRESS_FILE: Final = "address"
+_SANDBOX_FILE: Final = "sandbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,11 @@ class Bundle:
             self.remove()
             raise
 
-    def save(self, address: ShimAddress, runtime: str) -> None:
-        """Keep how to reach the shim, and which launcher it is from."""
+    def save(self, address: ShimAddress, runtime: str, sandbox: str = "") -> None:
+        """Keep how to reach the shim, which launcher it is from, and the sandbox that it belongs to."""
+        if sandbox:
+            # Before the address, which makes the bundle count.
+            write_atomically(self.path / _SANDBOX_FILE, sandbox.encode(), 0o600)
         write_atomically(self.path / _BOOTSTRAP_FILE, to_json(address, runtime), 0o644)
 
     def load(self) -> Saved:
@@ -81,7 +86,11 @@ class Bundle:
                 runtime = str(json.loads(text).get("runtime") or "")
         if address is None and (bare := _read(self.path / _ADDRESS_FILE).decode(errors="replace").strip()):
             address = ShimAddress(bare)
-        return Saved(address, runtime or _read(self.path / BINARY_FILE).decode(errors="replace").strip())
+        return Saved(
+            address,
+            runtime or _read(self.path / BINARY_FILE).decode(errors="replace").strip(),
+            _read(self.path / _SANDBOX_FILE).decode(errors="replace").strip(),
+        )
 
     def set_aside(self) -> None:
         """Free the id: rename the directories, for `remove` to delete."""
@@ -115,10 +124,11 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a bundle says about its shim: the address, and the runtime's name or the shim's path."""
+    """What a bundle says about its shim: the address, the runtime's name or the shim's path, and whose it is."""
 
     address: ShimAddress | None
     runtime: str
+    sandbox: str = ""
 
 
 def remapped_root_group(spec: dict[str, Any]) -> int | None:

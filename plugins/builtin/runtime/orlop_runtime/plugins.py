@@ -13,6 +13,7 @@ from orlop.interfaces.event import EVENT
 from orlop.interfaces.log import LOG_DRIVER, LogDriver, log_driver
 from orlop.interfaces.metadata import METADATA, MetadataStore
 from orlop.interfaces.runtime import RUNTIME, SHIM, Runtime, ShimLauncher, runtime, shim_launcher
+from orlop.interfaces.sandbox import SANDBOX_CONTROLLER, SandboxController, sandbox_controller
 from orlop.interfaces.task import Tasks, tasks
 
 
@@ -84,11 +85,33 @@ async def task_runtime(ctx: InitContext[RuntimeConfig]) -> Runtime:
     return made
 
 
-@tasks("tasks-service", config=TasksConfig, requires=(RUNTIME, METADATA, LOG_DRIVER.optional()))
+@sandbox_controller("shim", requires=(SHIM,))
+async def shim_sandboxes(ctx: InitContext[PluginConfig]) -> SandboxController:
+    """Sandboxes of shims that serve the sandbox API; those of an earlier daemon are there when it is."""
+    from orlop_runtime.runtime import GENERAL
+    from orlop_runtime.sandbox import SandboxPlaces, ShimSandboxes
+
+    places = SandboxPlaces(
+        ctx.state,
+        ctx.root,
+        load=ctx.timeout("io.containerd.timeout.shim.load", 5.0),
+        cleanup=ctx.timeout("io.containerd.timeout.shim.cleanup", 5.0),
+        shutdown=ctx.timeout("io.containerd.timeout.shim.shutdown", 3.0),
+    )
+    made = ShimSandboxes(places, ctx.all(SHIM), GENERAL)
+    await made.restore()
+    return made
+
+
+@tasks(
+    "tasks-service",
+    config=TasksConfig,
+    requires=(RUNTIME, METADATA, LOG_DRIVER.optional(), SANDBOX_CONTROLLER.optional()),
+)
 async def tasks_service(ctx: InitContext[TasksConfig]) -> Tasks:
     """Makes tasks of container records."""
     from orlop_runtime.log_uri import LogUris
-    from orlop_runtime.service import ServiceTimeouts, TaskService
+    from orlop_runtime.service import Places, ServiceTimeouts, TaskService
 
     metadata: MetadataStore = ctx.get(METADATA)
     logs = LogUris(ctx.all(LOG_DRIVER), LOG_DRIVER.name, ctx.hooks, ctx.properties.get("config.path", ""))
@@ -96,7 +119,8 @@ async def tasks_service(ctx: InitContext[TasksConfig]) -> Tasks:
         state=ctx.timeout("io.containerd.timeout.task.state", 2.0),
         stats=ctx.timeout("io.containerd.timeout.metrics.shimstats", 2.0),
     )
-    return TaskService(ctx.get(RUNTIME), metadata, logs, ctx.hooks, ctx.state, timeouts)
+    places = Places(ctx.all(SANDBOX_CONTROLLER))
+    return TaskService(ctx.get(RUNTIME), metadata, logs, ctx.hooks, ctx.state, timeouts, places)
 
 
 @hook("task-users", requires=(RUNTIME.optional(), SHIM.optional()))

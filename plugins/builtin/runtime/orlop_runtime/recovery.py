@@ -60,7 +60,7 @@ async def _finish_removal(runtime: TaskRuntime, bundle: Bundle) -> None:
         # Usually it is gone by now.
         with contextlib.suppress(OrlopError, TimeoutError):
             async with asyncio.timeout(runtime.timeouts.load or None):
-                shim = await runtime.shims.acquire(saved.address, key)
+                shim = await runtime.shims.acquire(saved.address, key, kept=bool(saved.sandbox))
             await runtime.shims.release(shim, key)
     await runtime.pool.run(_try_to_remove, bundle.path)
 
@@ -87,7 +87,7 @@ class _Restoring:
             await self._runtime.clean(keep)
             await self._runtime.discard(keep)
             return
-        await self._load(keep, saved.address)
+        await self._load(keep, saved.address, kept=bool(saved.sandbox))
 
     def _keep(self, name: str) -> Keep:
         request = ShimRequest(self._bundle.id, self._bundle.namespace, name, self._bundle.path)
@@ -99,11 +99,11 @@ class _Restoring:
         except OrlopError:
             return ""
 
-    async def _load(self, keep: Keep, address: ShimAddress) -> None:
+    async def _load(self, keep: Keep, address: ShimAddress, *, kept: bool) -> None:
         key = (self._bundle.namespace, self._bundle.id)
         try:
             async with asyncio.timeout(self._timeout):
-                shim = await self._runtime.shims.acquire(address, key)
+                shim = await self._runtime.shims.acquire(address, key, kept=kept)
         except TimeoutError:
             log.error(
                 'task "%s": its shim at "%s" takes no connection; left alone. '

@@ -156,14 +156,7 @@ class TaskRuntime:
 
     def launcher(self, runtime: str) -> ShimLauncher:
         """Who starts the shims of a runtime. Raises `InvalidArgument` when nobody does."""
-        for id in sorted(self._launchers, key=lambda id: (id == GENERAL, id)):
-            launcher = self._launchers[id]
-            if launcher.claims(runtime):
-                return launcher
-        raise InvalidArgument(
-            f'runtime "{runtime}": no launcher takes it (there are: {", ".join(sorted(self._launchers)) or "none"}); '
-            "install the distribution of its shim"
-        )
+        return find_launcher(self._launchers, runtime)
 
     # How tasks come.
 
@@ -179,8 +172,9 @@ class TaskRuntime:
         )
         shim: Shim | None = None
         try:
-            shim, address = await self._start_shim(keep, key)
-            saving = self._spawn(self.pool.run(bundle.save, address, request.runtime))
+            shim, address = await self._find_shim(keep, key, request)
+            whose = request.sandbox or ("-" if request.shim is not None else "")
+            saving = self._spawn(self.pool.run(bundle.save, address, request.runtime, whose))
             try:
                 answer = await shim.call("Create", _create_request(bundle, request), pb.CreateTaskResponse)
             finally:
@@ -191,6 +185,17 @@ class TaskRuntime:
             await self._undo(keep, key, shim)
             raise
         return self.add(keep, shim, answer.pid)
+
+    async def _find_shim(self, keep: Keep, key: Key, request: TaskRequest) -> tuple[Shim, ShimAddress]:
+        if request.shim is None:
+            return await self._start_shim(keep, key)
+        try:
+            return await self.shims.acquire(request.shim, key, kept=True), request.shim
+        except Unavailable as error:
+            whose = (
+                f'the shim of its sandbox "{request.sandbox}"' if request.sandbox else "the shim it was to be put in"
+            )
+            raise Unavailable(f'task "{key[1]}": {whose} is not there: {error}') from error
 
     async def _start_shim(self, keep: Keep, key: Key) -> tuple[Shim, ShimAddress]:
         for _ in range(_LAUNCHES - 1):
@@ -319,6 +324,18 @@ class TaskRuntime:
         if not task.cancelled():
             # Whoever waits for it gets the error; where nobody does, it was logged.
             task.exception()
+
+
+def find_launcher(launchers: Mapping[str, ShimLauncher], runtime: str, general: str = GENERAL) -> ShimLauncher:
+    """Who starts the shims of a runtime; *general* is asked last. Raises `InvalidArgument` when nobody does."""
+    for id in sorted(launchers, key=lambda id: (id == general, id)):
+        launcher = launchers[id]
+        if launcher.claims(runtime):
+            return launcher
+    raise InvalidArgument(
+        f'runtime "{runtime}": no launcher takes it (there are: {", ".join(sorted(launchers)) or "none"}); '
+        "install the distribution of its shim"
+    )
 
 
 def _create_request(bundle: Bundle, request: TaskRequest) -> pb.CreateTaskRequest:

@@ -7,9 +7,9 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +17,11 @@ from orlop import context
 from orlop.blocking import run_blocking
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlop.interfaces.metadata import MetadataStore
-from orlop.interfaces.runtime import Runtime, Task, TaskRequest
+from orlop.interfaces.runtime import Runtime, ShimAddress, Task, TaskRequest
+from orlop.interfaces.sandbox import SandboxController
 from orlop.interfaces.task import TaskOptions, Tasks
 from orlop.values import AnyMessage, Container, Descriptor, Metric, Mount, ProcessState, Stdio, TaskStatus, now
+from orlop_runtime.bootstrap import from_endpoint
 from orlop_runtime.checkpoint import Restores, image_path, store
 from orlop_runtime.log_uri import LogUris
 from orlop_sdk import filters as filter_language
@@ -38,6 +40,13 @@ class ServiceTimeouts:
     stats: float = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What else tasks may lie in: sandbox controllers by id, a live view."""
+
+    controllers: Mapping[str, SandboxController] = field(default_factory=dict)
+
+
 class TaskService:
     """See `orlop.interfaces.task.Tasks`. *hooks* calls ``orlop_adjust_spec``; *state* is for checkpoints."""
 
@@ -49,8 +58,10 @@ class TaskService:
         hooks: Any,
         state: Path,
         timeouts: ServiceTimeouts | None = None,
+        places: Places | None = None,
     ) -> None:
         self._runtime = runtime
+        self._places = places or Places()
         self._metadata = metadata
         self._logs = logs
         self._hooks = hooks
@@ -67,6 +78,8 @@ class TaskService:
             rootfs=options.rootfs or await self._rootfs(record),
             stdio=self._logs.resolve(options.stdio, namespace, container),
             options=_runtime_options(record, options),
+            sandbox=record.sandbox,
+            shim=await self._shim(record, options),
         )
         if options.checkpoint is not None:
             request = replace(request, checkpoint=await self._restore(options.checkpoint, namespace, container))
@@ -157,6 +170,29 @@ class TaskService:
         except Exception as error:
             raise FailedPrecondition(f'container "{record.id}": a plugin refused its spec: {error}') from error
         return AnyMessage(record.spec.type_url, json.dumps(document).encode())
+
+    async def _shim(self, record: Container, options: TaskOptions) -> ShimAddress | None:
+        """The shim that the task goes into, where one runs already: the client's choice, or that of its sandbox."""
+        if options.address:
+            return from_endpoint(options.address, options.version)
+        if record.sandbox in ("", record.id):
+            return None
+        try:
+            sandbox = await self._metadata.sandboxes.get(record.sandbox)
+        except NotFound as error:
+            raise NotFound(f'container "{record.id}": its sandbox "{record.sandbox}" does not exist') from error
+        controller = self._places.controllers.get(sandbox.sandboxer)
+        if controller is None:
+            there = ", ".join(sorted(self._places.controllers)) or "none"
+            raise FailedPrecondition(
+                f'container "{record.id}": the controller "{sandbox.sandboxer}" of its sandbox does not work '
+                f"(there are: {there}); enable it"
+            )
+        status = await controller.status(sandbox.id)
+        if status.state == "SANDBOX_NOTREADY":
+            raise FailedPrecondition(f'container "{record.id}": its sandbox "{sandbox.id}" does not run; start it')
+        # Without an address the runtime finds the shim by the annotations of the spec.
+        return from_endpoint(status.address, status.version) if status.address else None
 
     async def _rootfs(self, record: Container) -> Sequence[Mount]:
         if not record.snapshotter or not record.snapshot_key:

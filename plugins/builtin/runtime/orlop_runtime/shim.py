@@ -48,6 +48,8 @@ class Shim:
         self.address: Final = address
         self.namespace: Final = namespace
         self.users: set[Key] = set()
+        #: Whether somebody else ends it: the controller of its sandbox.
+        self.kept = False
         self.closing = False
         self.gone = asyncio.Event()
         self._version = address.version
@@ -79,13 +81,13 @@ class Shim:
         """
         answer: R
         try:
-            answer = await self._call(method, request, response, timeout)
+            answer = await self.invoke(f"/containerd.task.v{self._version}.Task/{method}", request, response, timeout)
         except Unimplemented:
             if self._version_works or self._version < 3:
                 raise
             self._version = 2
-            self._bound.clear()
-            answer = await self._call(method, request, response, timeout)
+            answer = await self.invoke(f"/containerd.task.v2.Task/{method}", request, response, timeout)
+        self._version_works = True
         return answer
 
     async def close(self) -> None:
@@ -97,11 +99,11 @@ class Shim:
             await self._channel.close()
         self.gone.set()
 
-    async def _call(self, method: str, request: Message, response: type[Any], timeout: float | None) -> Any:
-        bound = self._bound.get(method)
+    async def invoke(self, path: str, request: Message, response: type[Any], timeout: float | None = None) -> Any:
+        """Call a method of any of the shim's services by its full path. Raises as `call`."""
+        bound = self._bound.get(path)
         if bound is None:
-            path = f"/containerd.task.v{self._version}.Task/{method}"
-            bound = self._bound[method] = self._channel.unary_unary(
+            bound = self._bound[path] = self._channel.unary_unary(
                 path, lambda message: message.SerializeToString(), response.FromString
             )
         try:
@@ -115,7 +117,6 @@ class Shim:
             if self.address.protocol != "grpc":
                 raise
             raise await self._from_grpc(error) from error
-        self._version_works = True
         return answer
 
     def _is_gone(self) -> bool:
@@ -180,8 +181,11 @@ class Shims:
         shim = self._shims.get(address.address)
         return shim if shim is not None and shim.closing else None
 
-    async def acquire(self, address: ShimAddress, user: Key) -> Shim:
-        """The shim at an address, for one more container. Raises `Unavailable` when nobody listens there."""
+    async def acquire(self, address: ShimAddress, user: Key, *, kept: bool = False) -> Shim:
+        """The shim at an address, for one more container; *kept* says that it lives on without any.
+
+        Raises `Unavailable` when nobody listens there.
+        """
         shim = self._open(address)
         if shim is None:
             made = Shim(user[0], address, self._ended)
@@ -193,12 +197,16 @@ class Shims:
             else:
                 await made.close()
         shim.users.add(user)
+        shim.kept = shim.kept or kept
         return shim
 
     async def release(self, shim: Shim, user: Key) -> None:
-        """One container less; the last one sends the shim away and waits until it is gone."""
+        """One container less; the last one sends the shim away, unless it is kept, and waits until it is gone."""
         shim.users.discard(user)
         if shim.users or not shim.is_open:
+            return
+        if shim.kept:
+            await self._forget(shim)
             return
         shim.closing = True
         try:

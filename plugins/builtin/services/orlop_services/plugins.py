@@ -15,6 +15,7 @@ from orlop.interfaces.event import EVENT
 from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
 from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
+from orlop.interfaces.sandbox import SANDBOX_CONTROLLER
 from orlop.interfaces.task import TASKS
 from orlop.plugin import InitContext, NoConfig, Plugins
 from orlop_services.opt import Opt, OptConfig
@@ -113,6 +114,16 @@ async def plugin_admin(ctx: Context) -> RpcService:
 
 @GRPC_SERVICE.plugin("sandboxes", requires=(METADATA,))
 async def sandboxes(ctx: Context) -> RpcService:
+@GRPC_SERVICE.plugin("sandbox-controllers", requires=(METADATA, EVENT, SANDBOX_CONTROLLER.optional()))
+async def sandbox_controllers(ctx: Context) -> RpcService:
+    """Sandboxes that run."""
+    from orlop_services.services.sandbox_controllers import SandboxControllersService
+
+    service = SandboxControllersService(ctx.all(SANDBOX_CONTROLLER), ctx.get(METADATA), ctx.get(EVENT))
+    service.resume()
+    return service
+
+
     """Sandbox records."""
     from orlop_services.services.sandboxes import SandboxesService
 

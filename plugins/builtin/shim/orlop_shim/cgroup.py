@@ -72,6 +72,14 @@ class Cgroup:
                 places[name] = _join(tops[name], path)
         return cls(places, bool(places))
 
+    @classmethod
+    def at(cls, path: str) -> Cgroup | None:
+        """Those of one path in all hierarchies, or None where it is in none."""
+        tops = hierarchies(files.read("/proc/self/mountinfo"))
+        places = {name: _join(top, path) for name, top in tops.items()}
+        there = {name: place for name, place in places.items() if os.path.isdir(place)}
+        return cls(there, True) if there else None
+
     def path(self, controller: str, file: str = "") -> str:
         """A file of a controller's group; empty if the container has no group there."""
         place = self._places.get(_UNIFIED if self.unified else controller)

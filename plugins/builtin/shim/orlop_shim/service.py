@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from signal import SIGKILL
 from typing import Final
 
-from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
+from orlop.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError
 from orlop_shim import messages as pb
 from orlop_shim.container import Container, Surroundings
 from orlop_shim.process import Process
@@ -24,11 +26,41 @@ class TaskService:
         self._around = around
         self._leave = leave
         self._containers: dict[str, Container | None] = {}
+        #: Whether a sandbox is here, which keeps the shim without containers too.
+        self.kept = False
+        #: Whether no more containers are taken: the sandbox was stopped.
+        self.closed = False
+        self._leaves = False
 
     @property
     def idle(self) -> bool:
-        """Whether it holds no containers."""
-        return not self._containers
+        """Whether it holds neither containers nor a sandbox."""
+        return not self._containers and not self.kept
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of its containers."""
+        return list(self._containers)
+
+    def living(self) -> set[str]:
+        """The containers that have not ended, those being created included."""
+        return {id for id, container in self._containers.items() if container is None or container.init.lives}
+
+    async def signal(self, id: str, number: int) -> bool:
+        """Send a signal to a container, to all of its processes if it kills. False for one that is being created."""
+        container = self._containers.get(id)
+        if container is None:
+            return False
+        # It may have ended.
+        with suppress(OrlopError, ProcessLookupError):
+            await container.kill(container.init, number, number == SIGKILL)
+        return True
+
+    def leave_when_idle(self) -> None:
+        """Go now, or as soon as the last container is deleted."""
+        self._leaves = True
+        if self.idle:
+            self._leave()
 
     def methods(self) -> dict[str, Method]:
         """The methods, for `orlop_shim.rpc.Server`."""
@@ -57,6 +89,8 @@ class TaskService:
         id = request["id"]
         if id in self._containers:
             raise AlreadyExists(f'container "{id}": already exists')
+        if self.closed:
+            raise FailedPrecondition(f'container "{id}": its sandbox has been stopped')
         self._containers[id] = None
         try:
             container = Container(self._around, request)
@@ -83,6 +117,8 @@ class TaskService:
             self._around.publisher.publish(
                 "/tasks/delete", container_id=container.id, pid=process.pid, **process.outcome()
             )
+            if self._leaves and self.idle:
+                self._leave()
         else:
             await container.delete_exec(process)
         return {"pid": process.pid, **process.outcome()}

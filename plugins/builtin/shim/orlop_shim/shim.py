@@ -15,6 +15,7 @@ from orlop_shim.container import Surroundings
 from orlop_shim.loop import Loop
 from orlop_shim.publisher import Publisher
 from orlop_shim.rpc import Server
+from orlop_shim.sandbox import SandboxService
 from orlop_shim.service import TaskService
 from orlop_shim.start import Request
 from orlop_shim.text_log import Log
@@ -38,7 +39,8 @@ class Shim:
         self._publisher = Publisher(self._loop, self._log)
         self._around = Surroundings(self._loop, self._children, self._publisher, self._log)
         self._service = TaskService(self._around, lambda: self._loop.begin(self._leave()))
-        self._server = Server(self._loop, self._service.methods(), self._log)
+        sandbox = SandboxService(self._around, self._service)
+        self._server = Server(self._loop, {**self._service.methods(), **sandbox.methods()}, self._log)
         self._path = ""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._loop.stop)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
 
-from orlop.errors import Unimplemented
 from orlop.interfaces.runtime import Task
 from orlop.interfaces.task import TaskOptions, Tasks
 from orlop.values import Exit, Stdio
@@ -31,17 +30,14 @@ class TasksService(Service):
         self._tasks = tasks
 
     async def Create(self, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:
-        if request.task_api_address:
-            raise Unimplemented(
-                f'task "{request.container_id}": cannot attach to a shim at {request.task_api_address}; '
-                f"leave task_api_address empty to have one started"
-            )
         options = TaskOptions(
             rootfs=mounts_from_wire(request.rootfs),
             stdio=_stdio(request),
             options=any_from_wire(request.options),
             runtime_path=request.runtime_path,
             checkpoint=descriptor_from_wire(request.checkpoint) if request.HasField("checkpoint") else None,
+            address=request.task_api_address,
+            version=request.task_api_version,
         )
         task = await self._tasks.create(request.container_id, options)
         return pb.CreateTaskResponse(container_id=request.container_id, pid=task.pid)

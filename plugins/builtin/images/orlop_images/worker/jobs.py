@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from orlop_images.worker.extract import Extractor, Whiteouts
+from orlop_images.worker.fault import INVALID, STATE, Fault, invalid, printable
 from orlop_images.worker.stream import CHUNK, ByteStream, Pipeline, decode, load_codecs
 from orlop_images.worker.tar import TarReader
 from orlop_images.worker.tree import Directories
@@ -19,6 +21,14 @@ from orlop_sdk.linux import syscalls
 Request = dict[str, Any]
 
 _USUAL: Final = ("orlop.values", "orlop_images.codecs", "orlop_sdk.linux.mount", "zlib", "isal.isal_zlib")
+#: What the kernel says about a mount whose source, target or options cannot be.
+_WRONG_MOUNT: Final = {
+    errno.ENOENT: STATE,
+    errno.ENOTBLK: STATE,
+    errno.ENXIO: STATE,
+    errno.EINVAL: INVALID,
+    errno.E2BIG: INVALID,
+}
 
 
 def preload() -> None:
@@ -94,11 +104,20 @@ def own_mounts() -> None:
 
 
 def mount(mounts: Sequence[Sequence[Any]], target: str) -> None:
-    """Make mounts as they stand in a request."""
+    """Make mounts as they stand in a request. Raises `Fault` for what is wrong with them."""
+    from orlop.errors import InvalidArgument
     from orlop.values import Mount
     from orlop_sdk.linux.mount import mount_all
 
-    mount_all([Mount(type, source, inner, tuple(options)) for type, source, inner, options in mounts], target)
+    try:
+        mount_all([Mount(type, source, inner, tuple(options)) for type, source, inner, options in mounts], target)
+    except InvalidArgument as error:
+        raise invalid(str(error)) from error
+    except OSError as error:
+        if error.errno not in _WRONG_MOUNT:
+            raise
+        shown = printable(os.fsencode(str(error.filename or target)))
+        raise Fault(_WRONG_MOUNT[error.errno], f'mounts: "{shown}": {error.strerror or error}') from error
 
 
 def confine(target: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -33,7 +34,7 @@ def run(*command: str | Path, cwd: Path, path: Path | None = None) -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=400,
         stdin=subprocess.DEVNULL,
     )
 
@@ -60,6 +61,24 @@ def test_embedded_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (failed.returncode, failed.stdout, failed.stderr) == (5, "", "x\n")
     assert {name for name in entries(state) if name.startswith("embedded-")} == before
     assert entries(tmp_path) == set()
+
+
+def test_from_an_empty_folder_to_both_daemons(tmp_path: Path) -> None:
+    """A distribution is made, installed and checked, and containers of orlopd and of containerd run on it."""
+    done = run(sys.executable, ROOT / "examples/new_snapshotter/run.py", "fresh", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, shown = done.stdout.partition("$ orlop-sdk check fresh\n")
+    kit, orlop, containerd = re.split(r"^# under .*$", shown, flags=re.MULTILINE)
+    assert re.search(
+        r"^io\.containerd\.snapshotter\.v1\.fresh conforms: 3\d ok, 1 skipped, 0 failed$", kit, re.MULTILINE
+    )
+    assert "io.containerd.snapshotter.v1.fresh is ok" in orlop
+    assert "\nhello from Orlop\n" in orlop
+    assert "--snapshotter fresh" in containerd
+    assert "\nhello from containerd\n" in containerd
+    assert entries(tmp_path) == set()
+    assert {name for name in entries(Path("/run/containerd/runc")) if name.startswith("empty-folder-")} == set()
+    assert [item.name for item in importlib.metadata.distributions() if item.name == "orlop-fresh"] == []
 
 
 @pytest.fixture(scope="module")

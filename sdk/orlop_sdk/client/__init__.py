@@ -23,6 +23,7 @@ store, a snapshotter, the resolver...) can be replaced by an object of the same 
 `orlop_sdk.client.archive`            images to archives; ``archive_import`` from archives
 `orlop_sdk.client.image`              what lies in a content store for an image
 `orlop_sdk.client.unpack`             layers into snapshots
+`orlop_sdk.client.transfers`          all of that done by the daemon: its transfer service, and what it moves between
 `orlop_sdk.client.platform`           platforms and which of them fit
 `orlop_sdk.client.progress`           what long operations tell
 `orlop_sdk.client.services`           the replaceable parts; their remote forms are in ``records``, ``content``,
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from orlop_sdk.client.client import Client
     from orlop_sdk.client.container import Container, ContainerSettings, Process, RunError, RunResult, Task
     from orlop_sdk.client.image import ImageStatus, Manifest
+    from orlop_sdk.client.image_services import ImageServices
     from orlop_sdk.client.introspection import Plugin, Version
     from orlop_sdk.client.progress import Progress, ProgressKind
-    from orlop_sdk.client.services import ImageServices, Services
+    from orlop_sdk.client.services import Services
 
 __all__ = [
     "Client",
@@ -62,7 +64,7 @@ _MODULES: Final = {
     "Client": "client",
     "Container": "container",
     "ContainerSettings": "container",
-    "ImageServices": "services",
+    "ImageServices": "image_services",
     "ImageStatus": "image",
     "Manifest": "image",
     "Plugin": "introspection",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -61,23 +61,28 @@ async def export_archive(
     `FailedPrecondition` for one of which blobs are missing.
     """
     export = Export(content, images, platforms or Everything(), docker=docker, progress=progress)
+    await write_archive(target, export.stream())
+
+
+async def write_archive(target: ArchiveTarget, data: AsyncIterable[bytes]) -> None:
+    """Write what comes into a file; a path only when *data* has ended without an error."""
     pool = Pool("export", 1)
     try:
         if isinstance(target, Path | str):
-            await _write_path(export, Path(target), pool)
+            await _write_path(data, Path(target), pool)
         else:
-            await _write_file(export, target, pool)
+            await _write_file(data, target, pool)
             await pool.run(target.flush)
     finally:
         pool.close()
 
 
-async def _write_path(export: Export, path: Path, pool: Pool) -> None:
+async def _write_path(data: AsyncIterable[bytes], path: Path, pool: Pool) -> None:
     partial = path.with_name(f"{path.name}.partial")
     file = await pool.run(partial.open, "wb")
     try:
         try:
-            await _write_file(export, file, pool)
+            await _write_file(data, file, pool)
         finally:
             await pool.run(file.close)
         await pool.run(partial.replace, path)
@@ -86,9 +91,9 @@ async def _write_path(export: Export, path: Path, pool: Pool) -> None:
         raise
 
 
-async def _write_file(export: Export, file: BinaryIO, pool: Pool) -> None:
-    async for data in export.stream():
-        await pool.run(file.write, data)
+async def _write_file(data: AsyncIterable[bytes], file: BinaryIO, pool: Pool) -> None:
+    async for chunk in data:
+        await pool.run(file.write, chunk)
 
 
 class Export:
@@ -101,12 +106,17 @@ class Export:
         platforms: Matcher,
         *,
         docker: bool = True,
+        whole: bool = False,
+        restricted: bool = False,
         progress: ProgressCallback = silent,
     ) -> None:
+        """*whole* leaves indexes above the variants that fit; *restricted* takes non-distributable layers along."""
         self._content = content
         self._images = images
         self._platforms = platforms
         self._docker = docker
+        self._whole = whole
+        self._restricted = restricted
         self._progress = progress
         self._blobs: dict[str, Descriptor] = {}
 
@@ -151,14 +161,18 @@ class Export:
         """What of an image goes in: all of it, or the variants that fit."""
         if isinstance(self._platforms, Everything):
             return [image.target]
+        if self._whole and not is_index(image.target.media_type):
+            return [image.target]  # of an image with one variant, that is all there is to choose from
         found = await manifests(self._content, image.target, self._platforms)
         if not found:
             raise NotFound(f'image "{image.name}": nothing here matches {self._platforms!r}')
-        return [found[0].descriptor]
+        return [image.target] if self._whole else [found[0].descriptor]
 
     async def _visit(self, child: Child, *, depth: int) -> None:
         descriptor = child.descriptor
-        if descriptor.digest in self._blobs or not is_distributable(descriptor.media_type):
+        if descriptor.digest in self._blobs:
+            return
+        if not self._restricted and not is_distributable(descriptor.media_type):
             return
         if depth > DEPTH_LIMIT:
             raise InvalidArgument(f'index "{descriptor.digest}": indexes are nested too deep')

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from orlop.blocking import Pool
 from orlop.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from orlop.values import EMPTY, Descriptor, Image, Labels
 from orlop_sdk import digest as digests
@@ -29,20 +32,23 @@ from orlop_sdk.client.image import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     JSON_LIMIT,
+    OCI_INDEX,
     OCI_LAYER,
     Child,
     child_labels,
     children,
+    chunks,
     is_index,
     matching,
     parse_children,
     parse_json,
 )
+from orlop_sdk.client.image_services import ImageServices
 from orlop_sdk.client.platform import Matcher, Only, default
 from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, about, silent
 from orlop_sdk.client.pull import store_image
-from orlop_sdk.client.services import ImageServices
 from orlop_sdk.client.transfer import add_labels, ingest, put
+from orlop_sdk.client.unpack import UNCOMPRESSED
 from orlop_sdk.registry.reference import Reference, normalise
 
 _HEAD: Final = 8
@@ -67,6 +73,31 @@ class ImportOptions:
     """Labels of the image records."""
     limit: int = 0
     """The most bytes that all files of the archive together may have, decompressed; 0 for no limit."""
+    compress: bool = False
+    """Compress uncompressed layers of Docker's archives with gzip."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedArchive:
+    """What an archive held, its blobs being in the content store now.
+
+    *images* are annotated with the names that the archive has for them, full ones under ``io.containerd.image.name``.
+    *index* is an OCI index of all of them: the archive's own, or one made up for a Docker archive.
+    """
+
+    index: bytes
+    images: tuple[Descriptor, ...]
+
+
+async def load_archive(
+    services: ImageServices,
+    source: ArchiveSource,
+    options: ImportOptions | None = None,
+    progress: ProgressCallback = silent,
+) -> LoadedArchive:
+    """All of `import_archive` but the records, and names are the caller's affair."""
+    job = await _read(services, source, options, progress)
+    return await job.loaded()
 
 
 async def import_archive(
@@ -80,11 +111,18 @@ async def import_archive(
     Run it under a lease. Raises `DataLoss` for a damaged archive, `InvalidArgument` for one that holds no images or
     something malformed, `ResourceExhausted` for limits, `NotFound` naming a blob that it should have.
     """
+    job = await _read(services, source, options, progress)
+    return await job.finish()
+
+
+async def _read(
+    services: ImageServices, source: ArchiveSource, options: ImportOptions | None, progress: ProgressCallback
+) -> _Import:
     job = _Import(services, options or ImportOptions(), progress)
     async with ArchiveReader(source) as archive:
         async for entry in archive:
             await job.take(entry)
-    return await job.finish()
+    return job
 
 
 class _Import:
@@ -163,12 +201,7 @@ class _Import:
 
     async def finish(self) -> list[Image]:
         """Make image records of what was read."""
-        if "oci-layout" in self._documents and "index.json" in self._documents:
-            named = await self._from_layout()
-        elif "manifest.json" in self._documents:
-            named = await self._from_docker()
-        else:
-            raise InvalidArgument("archive: neither an OCI layout (index.json) nor a Docker archive (manifest.json)")
+        named = self._named(await self._targets()) if self._is_layout() else await self._from_docker()
         images: dict[str, Image] = {}
         for name, target in named:
             await self._complete(target)
@@ -179,6 +212,24 @@ class _Import:
             raise InvalidArgument("archive: no image in it has a name; give one")
         return list(images.values())
 
+    async def loaded(self) -> LoadedArchive:
+        """What was read, complete as far as it must be."""
+        if self._is_layout():
+            index, targets = self._documents["index.json"], await self._targets()
+        else:
+            targets = [_annotated(name, target) for name, target in await self._from_docker()]
+            index = _index(targets)
+        for target in targets:
+            await self._complete(target)
+        return LoadedArchive(index, tuple(targets))
+
+    def _is_layout(self) -> bool:
+        if "oci-layout" in self._documents and "index.json" in self._documents:
+            return True
+        if "manifest.json" in self._documents:
+            return False
+        raise InvalidArgument("archive: neither an OCI layout (index.json) nor a Docker archive (manifest.json)")
+
     def _names(self, name: str, target: Descriptor) -> list[str]:
         names = [name] if name else []
         if self._options.digests:
@@ -187,16 +238,16 @@ class _Import:
                 names.append(f"{base}@{target.digest}")
         return names
 
-    async def _from_layout(self) -> list[tuple[str, Descriptor]]:
+    async def _targets(self) -> list[Descriptor]:
+        """What a layout's index names."""
         version = parse_json(self._documents["oci-layout"], "oci-layout").get("imageLayoutVersion")
         if version != "1.0.0":
             raise InvalidArgument(f'archive: OCI layout of version "{version}"; only 1.0.0 is known')
         index = parse_json(self._documents["index.json"], "index.json")
-        found = parse_children(index, "application/vnd.oci.image.index.v1+json")
-        named = []
-        for child in found:
-            target = await self._sized(child.descriptor)
-            named.append((self._name_of(target.annotations), replace(target, annotations=EMPTY)))
+        return [await self._sized(child.descriptor) for child in parse_children(index, OCI_INDEX)]
+
+    def _named(self, targets: Iterable[Descriptor]) -> list[tuple[str, Descriptor]]:
+        named = [(self._name_of(target.annotations), replace(target, annotations=EMPTY)) for target in targets]
         if len(named) == 1 and not named[0][0] and self._options.name:
             named = [(_with_tag(self._options.name), named[0][1])]
         return named
@@ -293,11 +344,38 @@ class _Import:
         finally:
             await reader.close()
         media_type = DOCKER_LAYER
+        if self._options.compress and not head.startswith((_GZIP, _ZSTD)):
+            return replace(await self._compressed(found), media_type=DOCKER_LAYER_GZIP)
         if head.startswith(_GZIP):
             media_type = DOCKER_LAYER_GZIP
         elif head.startswith(_ZSTD):
             media_type = f"{OCI_LAYER}+zstd"
         return replace(found, media_type=media_type)
+
+    async def _compressed(self, plain: Descriptor) -> Descriptor:
+        """The same layer compressed, as another blob; the same bytes every time."""
+        content = self._services.content
+        writer = await content.writer(f"gzip-{plain.digest}")
+        pool = Pool("compress", 1)
+        squeeze = zlib.compressobj(wbits=31)
+        size = 0
+        try:
+            await writer.truncate(0)
+            async for chunk in chunks(content, plain):
+                data = await pool.run(squeeze.compress, chunk)
+                size += len(data)
+                await writer.write(data)
+            data = await pool.run(squeeze.flush)
+            size += len(data)
+            await writer.write(data)
+            await writer.status()  # a remote writer knows the digest of all that was written from then on
+            found = Descriptor("", writer.digest(), size)
+            with suppress(AlreadyExists):
+                await writer.commit(size=size, expected=found.digest, labels={UNCOMPRESSED: plain.digest})
+            return found
+        finally:
+            await writer.close()
+            pool.close()
 
     def _file(self, name: str) -> Descriptor:
         """A file of the archive by its name, through links to others."""
@@ -313,6 +391,18 @@ class _Import:
 
 def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
     return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
+
+
+def _annotated(name: str, target: Descriptor) -> Descriptor:
+    if not name:
+        return target
+    tag = Reference.parse(name).object
+    return replace(target, annotations={IMAGE_NAME: name} | ({REF_NAME: tag} if tag else {}))
+
+
+def _index(targets: Iterable[Descriptor]) -> bytes:
+    entries = [_descriptor(each) | {"annotations": dict(each.annotations)} for each in targets]
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
 
 
 def _with_tag(name: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from orlop.errors import AlreadyExists
+from orlop.interfaces.transfer import ProgressTold, untold
 from orlop.values import Descriptor, Image, Labels
 from orlop_sdk.client import lease as leases
 from orlop_sdk.client.archive import ArchiveTarget, export_archive
@@ -31,6 +32,7 @@ from orlop_sdk.client.progress import ProgressCallback, silent
 from orlop_sdk.client.pull import PullOptions, pull
 from orlop_sdk.client.push import PushOptions, push
 from orlop_sdk.client.services import Services
+from orlop_sdk.client.transfers import Endpoint
 from orlop_sdk.client.unpack import Unpacker, UnpackOptions, image_labels
 from orlop_sdk.registry.interface import Resolver
 
@@ -119,6 +121,11 @@ class ImageOperations(ABC):
                 return await push(
                     self.services, reference, target, PushOptions(using, matcher(platform), progress=progress)
                 )
+
+    async def transfer(self, source: Endpoint, destination: Endpoint, *, progress: ProgressTold = untold) -> None:
+        """Have the daemon itself pull, push, import, export or tag; see `orlop_sdk.client.transfers`."""
+        with self.scope():
+            await self.services.transfers.transfer(source, destination, progress=progress)
 
     async def tag(self, name: str, new: str, *, force: bool = False) -> Image:
         """Give an image another name. Raises `AlreadyExists` for one in use, unless *force*."""

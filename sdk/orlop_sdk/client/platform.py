@@ -149,12 +149,18 @@ class AnyOf:
                 return index * 1000 + rank
         return None
 
+    def __repr__(self) -> str:
+        return " or ".join(map(repr, self._matchers))
+
 
 class Everything:
     """Any platform at all, none better than another."""
 
     def rank(self, platform: Platform) -> int | None:
         return 0
+
+    def __repr__(self) -> str:
+        return "Everything()"
 
 
 #: What the functions of a client take: a name, a platform, a matcher, several of these, or None for the host's.

@@ -23,6 +23,7 @@ class ProgressKind(StrEnum):
 
     RESOLVING = "resolving"
     RESOLVED = "resolved"
+    EXPANDED = "expanded"
     WAITING = "waiting"
     DOWNLOADING = "downloading"
     DOWNLOADED = "downloaded"
@@ -41,13 +42,17 @@ class ProgressKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One piece of news. ``name`` is the reference, or the digest when it is about one blob; bytes are 0 if unknown."""
+    """One piece of news. ``name`` is the reference, or the digest when it is about one blob; bytes are 0 if unknown.
+
+    An index or manifest is *expanded* when it is known what it consists of; ``offset`` is 0 if it was here already.
+    """
 
     kind: ProgressKind
     name: str
     offset: int = 0
     total: int = 0
     descriptor: Descriptor | None = None
+    children: tuple[Descriptor, ...] = ()
 
 
 #: Is told of progress; must return at once and not raise.

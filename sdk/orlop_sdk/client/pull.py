@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,9 +30,9 @@ from orlop_sdk.client.image import (
     read_manifest,
 )
 from orlop_sdk.client.image import matching as matching_children
+from orlop_sdk.client.image_services import ImageServices
 from orlop_sdk.client.platform import Matcher, Only, default
-from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, silent
-from orlop_sdk.client.services import ImageServices
+from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, about, silent
 from orlop_sdk.client.transfer import check_concurrency, first_of, ingest, put, source_label
 from orlop_sdk.client.unpack import Unpacker, UnpackOptions
 from orlop_sdk.registry.interface import Fetcher, Resolver
@@ -55,13 +55,21 @@ class PullOptions:
     labels: Labels = EMPTY
     """Labels of the image record."""
     one_variant: bool = True
-    """Fetch only the best variant that matches; False fetches all that do."""
+    """Fetch only the best variant that matches; False fetches all that do, or `limit` of them."""
     downloads: int = 3
     """Blobs that are fetched at a time."""
     unpack: UnpackOptions = field(default_factory=UnpackOptions)
     progress: ProgressCallback = silent
     all_layers: bool = False
     """Fetch also layers whose snapshots exist already, as a later push needs them."""
+    limit: int = 0
+    """The most variants to fetch where several are wanted, best first; 0 for no limit."""
+    all_metadata: bool = False
+    """Fetch manifests and configurations of the other variants as well, without their layers."""
+    any_single: bool = False
+    """Take an image that has one variant only for whatever platform that is."""
+    unpackers: Callable[[Manifest], Sequence[Unpacker]] | None = None
+    """Who unpacks a variant, instead of *snapshotter* the best one."""
 
 
 async def pull(services: ImageServices, reference: str, options: PullOptions) -> Image:
@@ -71,6 +79,14 @@ async def pull(services: ImageServices, reference: str, options: PullOptions) ->
     and the next attempt goes on from there. Raises what the resolver raises, and `DataLoss` for content that is not
     what it should be.
     """
+    target = await fetch_image(services, reference, options)
+    image = await store_image(services, Image(str(reference), target, options.labels))
+    options.progress(Progress(ProgressKind.DONE, reference, descriptor=target))
+    return image
+
+
+async def fetch_image(services: ImageServices, reference: str, options: PullOptions) -> Descriptor:
+    """All of `pull` but the record: fetch and unpack, and return what the reference stands for."""
     check_concurrency(options.downloads, "downloads")
     parsed = Reference.parse(reference)
     options.progress(Progress(ProgressKind.RESOLVING, reference))
@@ -82,9 +98,7 @@ async def pull(services: ImageServices, reference: str, options: PullOptions) ->
     if not manifests:
         raise NotFound(f'image "{reference}": nothing in it matches {options.platforms!r}')
     await fetch.rest(manifests)
-    image = await store_image(services, Image(str(reference), resolved.descriptor, options.labels))
-    options.progress(Progress(ProgressKind.DONE, reference, descriptor=resolved.descriptor))
-    return image
+    return resolved.descriptor
 
 
 async def store_image(services: ImageServices, image: Image) -> Image:
@@ -117,10 +131,37 @@ class _Fetch:
         """Fetch indexes and manifests down from *target*, and return the manifests that match, best first."""
         found = await self._document(Child(target), depth=0)
         found.sort(key=lambda each: each[0])
-        return [manifest for _, manifest in (found[:1] if self._options.one_variant else found)]
+        most = 1 if self._options.one_variant else self._options.limit or None
+        return [manifest for _, manifest in found[:most]]
 
     async def _document(self, child: Child, *, depth: int) -> list[tuple[int, Manifest]]:
         descriptor = child.descriptor
+        children = await self._expand(descriptor, depth)
+        if is_manifest(descriptor.media_type):
+            rank = 0 if depth == 0 and self._options.any_single else await self._rank(child, children)
+            layers = tuple(each.descriptor for each in children[1:])
+            manifest = Manifest(descriptor, children[0].descriptor, layers, child.platform)
+            return [] if rank is None else [(rank, manifest)]
+        found: list[tuple[int, Manifest]] = []
+        chosen = self._chosen(children)
+        for each in chosen:
+            found += await self._document(each, depth=depth + 1)
+        for each in children if self._options.all_metadata else ():
+            if each not in chosen:
+                await self._metadata(each.descriptor, depth=depth + 1)
+        return found
+
+    async def _metadata(self, descriptor: Descriptor, *, depth: int) -> None:
+        """Fetch what describes a variant that is not wanted itself."""
+        children = await self._expand(descriptor, depth)
+        if is_manifest(descriptor.media_type):
+            await self.blob(children[0].descriptor)
+            return
+        for each in children:
+            await self._metadata(each.descriptor, depth=depth + 1)
+
+    async def _expand(self, descriptor: Descriptor, depth: int) -> list[Child]:
+        """Fetch an index or manifest and return what it refers to; nothing for anything else within an image."""
         self._count += 1
         if depth > DEPTH_LIMIT or self._count > MANIFEST_COUNT:
             raise ResourceExhausted(f'index "{descriptor.digest}": too many manifests, or nested too deep')
@@ -130,16 +171,13 @@ class _Fetch:
             return []
         data = await self._small(descriptor)
         children = parse_children(parse_json(data, descriptor.digest), descriptor.media_type)
-        await put(self._services.content, descriptor, data, self._source | child_labels(children))
-        if is_manifest(descriptor.media_type):
-            rank = await self._rank(child, children)
-            layers = tuple(each.descriptor for each in children[1:])
-            manifest = Manifest(descriptor, children[0].descriptor, layers, child.platform)
-            return [] if rank is None else [(rank, manifest)]
-        found: list[tuple[int, Manifest]] = []
-        for each in self._chosen(children):
-            found += await self._document(each, depth=depth + 1)
-        return found
+        fresh = await put(self._services.content, descriptor, data, self._source | child_labels(children))
+        below = tuple(each.descriptor for each in children)
+        size = descriptor.size
+        self._options.progress(
+            Progress(ProgressKind.EXPANDED, descriptor.digest, size if fresh else 0, size, descriptor, below)
+        )
+        return children
 
     def _chosen(self, children: list[Child]) -> list[Child]:
         """The entries of an index to look at: those that match, and of those only the best where one is wanted."""
@@ -181,12 +219,11 @@ class _Fetch:
 
     async def rest(self, manifests: list[Manifest]) -> None:
         """Fetch configurations and layers of these manifests, and unpack the first of them if that is wanted."""
-        unpacked = manifests[0] if self._options.snapshotter else None
         try:
             async with asyncio.TaskGroup() as group:
                 for manifest in manifests:
-                    if manifest is unpacked:
-                        group.create_task(self._unpack(manifest))
+                    if unpackers := self._unpackers(manifest, best=manifest is manifests[0]):
+                        group.create_task(self._unpack(manifest, unpackers))
                     else:
                         for each in (manifest.config, *manifest.layers):
                             group.create_task(self.blob(each))
@@ -195,7 +232,15 @@ class _Fetch:
         finally:
             await self._cancel()
 
-    async def _unpack(self, manifest: Manifest) -> None:
+    def _unpackers(self, manifest: Manifest, *, best: bool) -> Sequence[Unpacker]:
+        options = self._options
+        if options.unpackers is not None:
+            return options.unpackers(manifest)
+        if not best or not options.snapshotter:
+            return ()
+        return (Unpacker(self._services, options.snapshotter, options.unpack, options.progress),)
+
+    async def _unpack(self, manifest: Manifest, unpackers: Sequence[Unpacker]) -> None:
         await self.blob(manifest.config)
         if self._options.all_layers:
             self._start(manifest.layers)
@@ -205,9 +250,8 @@ class _Fetch:
             self._start(manifest.layers[manifest.layers.index(layer) :])
             await self.blob(layer)
 
-        options = self._options
-        unpacker = Unpacker(self._services, options.snapshotter, options.unpack, options.progress)
-        await unpacker.unpack(manifest, ready)
+        for unpacker in unpackers:
+            await unpacker.unpack(manifest, ready)
         await asyncio.gather(*self._blobs.values())
 
     def _start(self, descriptors: tuple[Descriptor, ...]) -> None:
@@ -225,6 +269,8 @@ class _Fetch:
         def source(offset: int) -> AsyncIterator[bytes]:
             return self._fetcher.fetch(descriptor, offset=offset)
 
+        if self._slots.locked():
+            about(self._options.progress, ProgressKind.WAITING, descriptor, 0)
         async with self._slots:
             await ingest(
                 self._services.content, descriptor, source, labels=self._source, progress=self._options.progress

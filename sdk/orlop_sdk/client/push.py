@@ -23,9 +23,9 @@ from orlop_sdk.client.image import (
     is_manifest,
     read_manifest,
 )
+from orlop_sdk.client.image_services import ImageServices
 from orlop_sdk.client.platform import Everything, Matcher
 from orlop_sdk.client.progress import Progress, ProgressCallback, ProgressKind, about, silent
-from orlop_sdk.client.services import ImageServices
 from orlop_sdk.client.transfer import add_labels, check_concurrency, first_of, source_label, sources
 from orlop_sdk.registry.interface import Pusher, Resolver
 from orlop_sdk.registry.reference import Reference
@@ -104,6 +104,11 @@ class _Push:
         except NotFound:
             missing.append(descriptor.digest)
             return -1
+        if below:
+            expanded = tuple(each.descriptor for each in below)
+            self._options.progress(
+                Progress(ProgressKind.EXPANDED, descriptor.digest, 0, descriptor.size, descriptor, expanded)
+            )
         height = 0
         for each in below:
             height = max(height, 1 + await self._visit(each, heights, found, missing))

@@ -11,17 +11,14 @@ uses the same code with its own objects in their place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orlop.interfaces.content import ContentStore
-from orlop.interfaces.differ import Differ
 from orlop.interfaces.event import EventExchange
-from orlop.interfaces.metadata import ContainerStore, ImageStore, LeaseStore, NamespaceStore, SandboxStore
-from orlop.interfaces.snapshotter import Snapshotter
+from orlop.interfaces.metadata import ContainerStore, NamespaceStore, SandboxStore
 from orlop.interfaces.task import Tasks
 from orlop_sdk.client.content import RemoteContentStore
 from orlop_sdk.client.events import RemoteEvents
+from orlop_sdk.client.image_services import ImageServices
 from orlop_sdk.client.introspection import Introspection, RemoteIntrospection
 from orlop_sdk.client.records import (
     RemoteContainerStore,
@@ -32,18 +29,8 @@ from orlop_sdk.client.records import (
 )
 from orlop_sdk.client.snapshots import RemoteDiffer, RemoteSnapshotters
 from orlop_sdk.client.tasks import RemoteTasks
+from orlop_sdk.client.transfers import RemoteTransfers, Transfers
 from orlop_sdk.rpc.channel import Channel
-
-
-@dataclass(frozen=True, slots=True)
-class ImageServices:
-    """What images need: the stores, the snapshotters and the differ."""
-
-    content: ContentStore
-    images: ImageStore
-    leases: LeaseStore
-    snapshotters: Mapping[str, Snapshotter]
-    diff: Differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +43,7 @@ class Services(ImageServices):
     events: EventExchange
     tasks: Tasks
     introspection: Introspection
+    transfers: Transfers
 
 
 def remote_services(channel: Channel, namespace: str) -> Services:
@@ -72,4 +60,5 @@ def remote_services(channel: Channel, namespace: str) -> Services:
         events=RemoteEvents(channel),
         tasks=RemoteTasks(channel, namespace),
         introspection=RemoteIntrospection(channel),
+        transfers=RemoteTransfers(channel),
     )

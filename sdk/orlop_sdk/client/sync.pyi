@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack, overload
 from orlop import values
 from orlop.config import Config
 from orlop.interfaces.task import TaskOptions
+from orlop.interfaces.transfer import ProgressTold
 from orlop.values import (
     AnyMessage,
     ContentInfo,
@@ -46,6 +47,7 @@ from orlop_sdk.client.introspection import Plugin, Server, Version
 from orlop_sdk.client.platform import PlatformLike
 from orlop_sdk.client.progress import ProgressCallback
 from orlop_sdk.client.stdio import CloseStdin, Resize
+from orlop_sdk.client.transfers import Endpoint
 from orlop_sdk.client.unpack import UnpackOptions
 from orlop_sdk.registry.interface import Resolver
 
@@ -266,6 +268,7 @@ class ImageOperations:
         resolver: Resolver | None = ...,
         progress: ProgressCallback = ...,
     ) -> Descriptor: ...
+    def transfer(self, source: Endpoint, destination: Endpoint, *, progress: ProgressTold = ...) -> None: ...
     def tag(self, name: str, new: str, *, force: bool = ...) -> Image: ...
     def remove_image(self, name: str, *, sync: bool = ...) -> None: ...
     def check_image(self, name: str, platform: PlatformLike = ...) -> ImageStatus: ...

@@ -144,13 +144,13 @@ async def _commit(
         raise DataLoss(f'content "{descriptor.digest}": what came is something else: {error}') from error
 
 
-async def put(content: ContentStore, descriptor: Descriptor, data: bytes, labels: Labels = EMPTY) -> None:
-    """Bring in a blob that is in memory."""
+async def put(content: ContentStore, descriptor: Descriptor, data: bytes, labels: Labels = EMPTY) -> bool:
+    """Bring in a blob that is in memory. False when it was there already."""
 
     async def source(offset: int) -> AsyncIterator[bytes]:
         yield data[offset:]
 
-    await ingest(content, descriptor, source, labels=labels)
+    return await ingest(content, descriptor, source, labels=labels)
 
 
 async def add_labels(content: ContentStore, digest: str, labels: Labels) -> None:

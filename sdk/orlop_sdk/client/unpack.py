@@ -26,8 +26,8 @@ from orlop.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArg
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop.values import EMPTY, AnyMessage, Descriptor, Labels, Mount
 from orlop_sdk.client.image import Manifest, chain_ids, diff_ids, is_layer, read_json
+from orlop_sdk.client.image_services import ImageServices
 from orlop_sdk.client.progress import ProgressCallback, ProgressKind, about, silent
-from orlop_sdk.client.services import ImageServices
 from orlop_sdk.client.transfer import add_labels, first_of
 
 SNAPSHOT_REF: Final = "containerd.io/snapshot.ref"

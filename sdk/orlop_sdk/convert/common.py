@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orlop.errors import InvalidArgument
 from orlop.values import EPOCH, AnyMessage, Descriptor, Mount, Platform
 from orlop_sdk.api.types import descriptor_pb2, mount_pb2, platform_pb2
+
+M = TypeVar("M", bound=Message)
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 #: Seconds of the first instant of year 1, which Go programs send for "no time".
@@ -71,6 +74,27 @@ def any_from_wire(message: Any) -> AnyMessage | None:
 def payload_from_wire(message: Any) -> AnyMessage:
     """The payload of an ``Any`` where there must be one; an unset one is an `AnyMessage` of empty type."""
     return AnyMessage(message.type_url, message.value)
+
+
+def pack(message: Message) -> AnyMessage:
+    """The payload of a message, under its bare full name, as containerd spells the type of an ``Any``."""
+    return AnyMessage(message.DESCRIPTOR.full_name, message.SerializeToString())
+
+
+def message_name(type_url: str) -> str:
+    """The full name of the message that a type URL, with or without a host in front, stands for."""
+    return type_url.rpartition("/")[2]
+
+
+def unpack(payload: AnyMessage, kind: type[M]) -> M:
+    """The message in a payload. Raises `InvalidArgument` for another type, and for bytes that are none."""
+    name = kind.DESCRIPTOR.full_name
+    if message_name(payload.type_url) != name:
+        raise InvalidArgument(f'message of type "{payload.type_url}": must be a {name}')
+    try:
+        return kind.FromString(payload.value)
+    except DecodeError as error:
+        raise InvalidArgument(f"message of {len(payload.value)} bytes: not a {name}") from error
 
 
 def payloads_to_wire(payloads: Mapping[str, AnyMessage]) -> dict[str, Any]:

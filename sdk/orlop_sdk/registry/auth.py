@@ -88,12 +88,15 @@ class Authorizer:
         self._credentials = credentials
         self._send = send
         self._challenge: Challenge | None = None
+        self._header = ""
         self._tokens: dict[frozenset[str], _Token] = {}
         self._lock = asyncio.Lock()
 
     async def headers(self, scopes: frozenset[str]) -> dict[str, str]:
         """The headers that authenticate a request with these scopes, as far as the host's wishes are known."""
         challenge = self._challenge
+        if self._header:
+            return {"Authorization": self._header}
         if challenge is None:
             return {}
         if challenge.scheme == "basic":
@@ -114,12 +117,18 @@ class Authorizer:
         challenges = parse_challenges(response.headers.get_list("www-authenticate"))
         by_scheme = {each.scheme: each for each in challenges}
         challenge = by_scheme.get("bearer") or by_scheme.get("basic")
+        credential = await self._credential()
+        if credential is not None and credential.header:
+            if not self._is_safe(response):
+                raise Unauthenticated(f'registry "{self._host.host}": wants a password over plain HTTP; refused')
+            self._header = credential.header
+            return bool(response.request.headers.get("authorization") != self._header)
         if challenge is None:
             return False
         if challenge.scheme == "basic":
-            if await self._credential() is None:
+            if credential is None:
                 raise Unauthenticated(f'registry "{self._host.host}": credentials are required; log in first')
-            if urlsplit(str(response.request.url)).scheme == "http" and not self._plain_is_wanted():
+            if not self._is_safe(response):
                 raise Unauthenticated(f'registry "{self._host.host}": wants a password over plain HTTP; refused')
         self._challenge = challenge
         token = self._tokens.get(scopes)
@@ -127,6 +136,9 @@ class Authorizer:
         if token and response.request.headers.get("authorization") == f"Bearer {token.value}":
             del self._tokens[scopes]
         return True
+
+    def _is_safe(self, response: httpx.Response) -> bool:
+        return urlsplit(str(response.request.url)).scheme != "http" or self._plain_is_wanted()
 
     def _plain_is_wanted(self) -> bool:
         # Whoever configured plain HTTP for a host accepts what that means; a fallback to it is for this machine only.

@@ -34,10 +34,12 @@ _HELPER_TIMEOUT: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A user name with a password, or, without a name, a refresh token."""
+    """A user name with a password, or, without a name, a refresh token; or a header to be sent as it is."""
 
     username: str = ""
     secret: str = field(default="", repr=False)
+    header: str = field(default="", repr=False)
+    """The whole value of ``Authorization``, for the registry itself; nothing else counts then."""
 
     @property
     def is_token(self) -> bool:

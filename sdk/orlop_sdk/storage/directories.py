@@ -18,6 +18,7 @@ A subclass fills a new directory and says how a snapshot is mounted::
     snapshots/new-*     being filled
     snapshots/rm-*      removed, to be deleted by `cleanup`
     snapshots/del-*     removed, being deleted
+    lost+found/         what a repair (`check_up`) took away and somebody might miss
 
 A directory is finished before it is recorded, and forgotten before it is deleted. So a crash leaves directories that no
 record mentions, and the next start puts them aside.
@@ -30,6 +31,7 @@ import errno
 import logging
 import os
 import secrets
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -40,10 +42,12 @@ from typing import Final
 
 from orlop.blocking import Pool, run_blocking
 from orlop.errors import FailedPrecondition, Unimplemented
+from orlop.interfaces.check import Checkable, Checkup, Finding
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop.values import EMPTY, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 from orlop_sdk.filters import fields, parse
 from orlop_sdk.linux.tree import disk_usage, remove_tree
+from orlop_sdk.storage.lost import LOST, put_away
 from orlop_sdk.storage.snapshots import SnapshotRecords, StoredSnapshot
 
 log = logging.getLogger(__name__)
@@ -104,6 +108,10 @@ class DirectorySnapshotter(ABC):
         """What clients are told of a snapshot, for snapshotters that add labels."""
         return snapshot.info
 
+    def lack(self, directory: Path, kind: SnapshotKind) -> str:
+        """What a snapshot's directory lacks to be whole, to be read after its name; "" if it is. Runs in a thread."""
+        return "" if directory.is_dir() else "has no directory"
+
     def directory(self, id: int) -> Path:
         """The directory of a snapshot by its number."""
         return self._snapshots / str(id)
@@ -149,6 +157,18 @@ class DirectorySnapshotter(ABC):
 
     async def cleanup(self) -> None:
         await self._pool.run(self._cleanup)
+
+    async def check_up(self, checkup: Checkup) -> AsyncIterator[Finding]:
+        try:
+            for step in (self._check_records, self._check_removed, self._check_directories):
+                for finding in await self._pool.run(step, checkup):
+                    yield finding
+        except sqlite3.DatabaseError as error:
+            yield Finding(
+                f'snapshot records "{self.root / RECORDS}"',
+                f"cannot be read: {error}",
+                "restore the file from a backup, or remove the directory and pull the images again",
+            )
 
     async def close(self) -> None:
         await run_blocking(self._pool.close)
@@ -240,6 +260,60 @@ class DirectorySnapshotter(ABC):
         if failed is not None:
             raise FailedPrecondition(f"removed snapshots: not all could be deleted: {failed}") from failed
 
+    def _check_records(self, checkup: Checkup) -> list[Finding]:
+        faults = self._records.faults()
+        if faults and checkup.repair:
+            self._records.rebuild()
+        left = self._records.faults() if faults and checkup.repair else faults
+        subject, remedy = f'snapshot records "{self.root / RECORDS}"', "make the file's indexes anew"
+        return [Finding(subject, fault, remedy, repaired=checkup.repair and fault not in left) for fault in faults]
+
+    def _check_directories(self, checkup: Checkup) -> list[Finding]:
+        problems = dict.fromkeys(self._records.orphans(), "has a parent that has no record")
+        snapshots = self._records.all()
+        for number, snapshot in enumerate(snapshots):
+            checkup.progress(number, len(snapshots))
+            if lack := self.lack(self.directory(snapshot.id), snapshot.info.kind):
+                problems[snapshot.id] = lack
+        lost = self._records.family(problems)
+        findings = [
+            Finding(
+                f'snapshot "{snapshot.info.name}" of {self.root.name}',
+                problems.get(snapshot.id, "is made on top of one that is lost"),
+                f"remove it, and move what was written to it to {self.root / LOST}"
+                if self._worth_saving(snapshot)
+                else "remove it; pull the image again where it was one's layer",
+                repaired=checkup.repair,
+            )
+            for snapshot in lost
+        ]
+        if checkup.repair and lost:
+            self._take_away(lost)
+        checkup.progress(len(snapshots), len(snapshots))
+        return findings
+
+    def _take_away(self, lost: Sequence[StoredSnapshot]) -> None:
+        for snapshot in filter(self._worth_saving, lost):
+            put_away(self.directory(snapshot.id), self.root, f"{snapshot.id}-{snapshot.info.name}")
+        self._records.forget([snapshot.id for snapshot in lost])
+        for snapshot in lost:
+            if self.directory(snapshot.id).exists():
+                self._discard(self.directory(snapshot.id))
+        self._cleanup()
+
+    def _worth_saving(self, snapshot: StoredSnapshot) -> bool:
+        """Whether there is something that a container may have written, and nobody could make again."""
+        return snapshot.info.kind == SnapshotKind.ACTIVE and self.directory(snapshot.id).is_dir()
+
+    def _check_removed(self, checkup: Checkup) -> list[Finding]:
+        left = sorted(path for path in self._snapshots.iterdir() if path.name.startswith((_REMOVED, _DELETING)))
+        if left and checkup.repair:
+            self._cleanup()
+        return [
+            Finding(f'directory "{path}"', "belongs to no snapshot", "delete it", repaired=checkup.repair, note=True)
+            for path in left
+        ]
+
     def _put_leftovers_aside(self) -> None:
         known = {str(id) for id in self._records.ids()}
         for entry in list(os.scandir(self._snapshots)):
@@ -260,3 +334,4 @@ def _refuse_foreign(root: Path) -> None:
 
 _snapshotter: type[Snapshotter] = DirectorySnapshotter
 _cleaner: type[Cleaner] = DirectorySnapshotter
+_checkable: type[Checkable] = DirectorySnapshotter

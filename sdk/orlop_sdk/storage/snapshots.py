@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -190,6 +190,40 @@ class SnapshotRecords:
                 )
             db.execute("DELETE FROM snapshot WHERE id = ?", (row[0],))
             return int(row[0])
+
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with the file itself, a line each. Reads all of it."""
+        with self._reading() as db:
+            return [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+
+    def rebuild(self) -> None:
+        """Make the file's indexes anew, after which it holds what its tables say."""
+        with self._writing() as db:
+            db.execute("REINDEX")
+
+    def orphans(self) -> dict[int, str]:
+        """Snapshots whose parent's record is gone, by number with their names."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT id, name FROM snapshot WHERE parent IS NOT NULL AND parent NOT IN (SELECT id FROM snapshot)"
+            )
+            return dict(rows.fetchall())
+
+    def family(self, ids: Collection[int]) -> list[StoredSnapshot]:
+        """These snapshots and all that are made on top of them, in the order they were made; ``parents`` left out."""
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE s.id IN (WITH RECURSIVE down (id) AS (SELECT value FROM json_each(?) UNION "  # noqa: S608
+                "SELECT c.id FROM snapshot c JOIN down ON c.parent = down.id) SELECT id FROM down) ORDER BY s.id",
+                (json.dumps(list(ids)),),
+            )
+            return [StoredSnapshot(row[0], _info(row)) for row in rows]
+
+    def forget(self, ids: Collection[int]) -> None:
+        """Forget snapshots, whatever their parents and children; for those whose directories are lost."""
+        with self._writing() as db:
+            # In one statement, after which the references between parents and children are checked.
+            db.execute("DELETE FROM snapshot WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
 
     def close(self) -> None:
         """Close the file. May be called twice; other calls raise `Unavailable` from then on."""

@@ -62,6 +62,8 @@ class Progress:
 
     def show(self, news: News) -> None:
         """Take one piece of news."""
+        if news.kind is ProgressKind.EXPANDED:
+            return
         if self._bars is not None:
             self._row(self._bars, news)
         elif self._enabled and news.kind in _MILESTONES:

@@ -16,7 +16,9 @@ from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
 from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
 from orlop.interfaces.sandbox import SANDBOX_CONTROLLER
+from orlop.interfaces.streaming import STREAMING
 from orlop.interfaces.task import TASKS
+from orlop.interfaces.transfer import TRANSFER
 from orlop.plugin import InitContext, NoConfig, Plugins
 from orlop_services.opt import Opt, OptConfig
 from orlop_services.servers.config import GrpcConfig, TcpConfig, TtrpcConfig
@@ -138,12 +140,28 @@ async def snapshots(ctx: Context) -> RpcService:
     return SnapshotsService(ctx.get(METADATA).snapshotters)
 
 
+@GRPC_SERVICE.plugin("streaming", requires=(STREAMING.exact("manager"),))
+async def streaming(ctx: Context) -> RpcService:
+    """Streams that other calls refer to."""
+    from orlop_services.services.streaming import StreamingService
+
+    return StreamingService(ctx.get(STREAMING, "manager"))
+
+
 @GRPC_SERVICE.plugin("tasks", requires=(TASKS.exact("tasks-service"),))
 async def tasks(ctx: Context) -> RpcService:
     """Tasks and their processes."""
     from orlop_services.services.tasks import TasksService
 
     return TasksService(ctx.get(TASKS, "tasks-service"))
+
+
+@GRPC_SERVICE.plugin("transfer", requires=(TRANSFER, STREAMING.exact("manager")))
+async def transfer(ctx: Context) -> RpcService:
+    """Images from one place to another, within the daemon."""
+    from orlop_services.services.transfer import TransferService
+
+    return TransferService(ctx.all(TRANSFER), ctx.get(STREAMING, "manager"))
 
 
 @GRPC_SERVICE.plugin("version")

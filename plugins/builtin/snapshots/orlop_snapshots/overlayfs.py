@@ -82,6 +82,9 @@ class OverlaySnapshotter(DirectorySnapshotter):
     def measure(self, directory: Path) -> Usage:
         return disk_usage(directory / "fs")
 
+    def lack(self, directory: Path, kind: SnapshotKind) -> str:
+        return "" if (directory / "fs").is_dir() else f'has no layer "{directory / "fs"}"'
+
     def present(self, snapshot: StoredSnapshot) -> SnapshotInfo:
         if not self._upperdir_label:
             return snapshot.info

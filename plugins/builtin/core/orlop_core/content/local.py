@@ -26,8 +26,10 @@ from pathlib import Path
 
 from orlop.blocking import Pool, run_blocking
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from orlop.interfaces.check import Checkable, Checkup, Finding
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
 from orlop.values import EPOCH, ContentInfo, Descriptor, IngestStatus
+from orlop_core.content.checkup import check_content
 from orlop_core.content.durability import DirectorySync, fsync_directory
 from orlop_core.content.ingest import Ingest, directory_name, disk_errors, read_status
 from orlop_core.content.reader import FileReader
@@ -43,6 +45,7 @@ class LocalContentStore:
 
     def __init__(self, root: Path) -> None:
         """Prepare the directories, which blocks; `open` does that off the loop."""
+        self._root = root
         self._blobs = root / "blobs"
         self._ingests = root / "ingest"
         for path in (self._blobs, self._ingests):
@@ -124,6 +127,9 @@ class LocalContentStore:
         # An open writer is left without its directory, and learns of it when it commits.
         if not await self._pool.run(_remove_ingest, self._ingests / directory_name(ref)):
             raise NotFound(f'ingest "{ref}": not found')
+
+    def check_up(self, checkup: Checkup) -> AsyncIterator[Finding]:
+        return check_content(self._root, self._pool, checkup)
 
     async def close(self) -> None:
         for writer in [writer for writer in self._writers.values() if writer is not None]:
@@ -225,4 +231,5 @@ def _remove_ingest(path: Path) -> bool:
     return True
 
 
-_: type[ContentStore] = LocalContentStore
+_store: type[ContentStore] = LocalContentStore
+_checkable: type[Checkable] = LocalContentStore

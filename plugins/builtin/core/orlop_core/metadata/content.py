@@ -173,17 +173,36 @@ class NamespacedContent:
                 await self._abort_unknown(status.ref)
         return removed
 
-    async def check(self) -> list[str]:
-        """Records without a blob, or with one of another size."""
-        records = await self._database.read(_all_records)
+    async def faults(self) -> AsyncIterator[tuple[str, str, str]]:
+        """Records without a blob, or with one of another size: namespace, digest and what is wrong."""
         sizes = {info.digest: info.size async for info in self._backend.walk()}
-        faults = []
-        for ns, digest, size in records:
+        for ns, digest, size in await self._database.read(_all_records):
             if digest not in sizes:
-                faults.append(f'content "{digest}" in namespace "{ns}": no blob in the content store')
+                yield ns, digest, "has no blob in the content store"
             elif sizes[digest] != size:
-                faults.append(f'content "{digest}" in namespace "{ns}": {sizes[digest]} bytes instead of {size}')
-        return faults
+                yield ns, digest, f"has {sizes[digest]} bytes instead of {size}"
+
+    async def orphans(self) -> AsyncIterator[str]:
+        """What the back end has and no namespace, as text."""
+        known = await self._database.read(_known_digests)
+        async for info in self._backend.walk():
+            if info.digest not in known:
+                yield f'blob "{info.digest}"'
+        kept = await self._database.read(self._ingests.backends)
+        for status in await self._backend.statuses():
+            if status.ref not in kept:
+                yield f'ingest "{status.ref}"'
+
+    async def forget(self, ns: str, digest: str) -> None:
+        """Drop the record of a blob that is lost; a blob that is left of it has no record then."""
+
+        def write(tx: Transaction) -> None:
+            node = graph.find(tx.db, ns, CONTENT, digest)
+            if node is not None:
+                tx.db.execute("DELETE FROM content WHERE node = ?", (node,))
+                graph.remove(tx, node)
+
+        await self._database.write(write)
 
     async def _make_writer(self, ns: str, ref: str, begun: Begun, total: int) -> NamespacedWriter:
         inner = None if begun.shared else await self._backend.writer(begun.backend, total=total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -209,13 +210,27 @@ class SnapshotRecords:
         ).fetchone()
         return row is not None
 
-    def everything(self, db: sqlite3.Connection) -> list[tuple[str, str, str]]:
-        """Namespace, key and back end's key of every record."""
+    def everything(self, db: sqlite3.Connection) -> list[tuple[int, str, str, str, str]]:
+        """Node, namespace, key, back end's key and the parent's back end's key of every record."""
         return db.execute(
-            "SELECT s.name, n.name, r.backend FROM snapshot r JOIN node n ON n.id = r.node "
-            "JOIN node s ON s.id = n.ns WHERE n.kind = ?",
+            "SELECT n.id, s.name, n.name, r.backend, coalesce(p.backend, '') FROM snapshot r "
+            "JOIN node n ON n.id = r.node JOIN node s ON s.id = n.ns LEFT JOIN snapshot p ON p.node = r.parent "
+            "WHERE n.kind = ? ORDER BY n.id",
             (self.kind,),
         ).fetchall()
+
+    def forget(self, tx: Transaction, nodes: Sequence[int]) -> None:
+        """Drop records, and those of all descendants."""
+        rows = tx.db.execute(
+            "WITH RECURSIVE lost (id) AS (SELECT value FROM json_each(?) "
+            "UNION SELECT r.node FROM snapshot r JOIN lost ON r.parent = lost.id) SELECT id FROM lost",
+            (json.dumps(list(nodes)),),
+        ).fetchall()
+        ids = json.dumps([row[0] for row in rows])
+        for table in ("pending_commit", "snapshot"):
+            tx.db.execute(f"DELETE FROM {table} WHERE node IN (SELECT value FROM json_each(?))", (ids,))
+        for (node,) in rows:
+            graph.remove(tx, node)
 
     def _check_idle(self, tx: Transaction, found: Record) -> None:
         if tx.db.execute("SELECT 1 FROM pending_commit WHERE node = ?", (found.node,)).fetchone() is not None:

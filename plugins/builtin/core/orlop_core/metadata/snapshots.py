@@ -14,6 +14,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -34,6 +35,17 @@ _log = logging.getLogger(__name__)
 TARGET_LABEL: Final = "containerd.io/snapshot.ref"
 #: Labels that concern the back end.
 _BACKEND_PREFIX: Final = "containerd.io/snapshot/"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record that is not true. *lost*: its snapshot is not there at all."""
+
+    node: int
+    namespace: str
+    key: str
+    problem: str
+    lost: bool
 
 
 class Snapshotters(Mapping[str, "NamespacedSnapshotter"]):
@@ -155,16 +167,25 @@ class NamespacedSnapshotter:
             await self.backend.cleanup()
         return removed
 
-    async def check(self) -> list[str]:
-        """Records without a snapshot in the back end."""
+    async def faults(self) -> tuple[list[Fault], list[str]]:
+        """Records that are not true, and what the back end has without a record."""
         await self._recover()
         records = await self._database.read(self._records.everything)
-        stored = {info.name async for info in self.backend.walk()}
-        return [
-            f'snapshot "{key}" of {self._records.snapshotter} in namespace "{ns}": "{backend}" is not there'
-            for ns, key, backend in records
-            if backend not in stored
-        ]
+        stored = {info.name: info.parent async for info in self.backend.walk()}
+        found = []
+        for node, ns, key, backend, parent in records:
+            if backend not in stored:
+                found.append(Fault(node, ns, key, f'"{backend}" is not there', lost=True))
+            elif stored[backend] != parent:
+                text = f'is made on top of "{stored[backend]}", and its record says "{parent}"'
+                found.append(Fault(node, ns, key, text, lost=False))
+        known = {backend for _, _, _, backend, _ in records}
+        return found, [name for name in stored if name not in known]
+
+    async def forget(self, nodes: Sequence[int]) -> None:
+        """Drop records of snapshots that are lost, and of all that is made on top of them."""
+        await self._database.write(lambda tx: self._records.forget(tx, nodes))
+        self.dirty = True
 
     async def _find(self, key: str) -> Record:
         ns, _ = graph.call_scope()

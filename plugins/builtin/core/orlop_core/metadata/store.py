@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 from orlop.errors import InvalidArgument, OrlopError
+from orlop.interfaces.check import Checkable, Checkup, Finding
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.event import EventExchange
 from orlop.interfaces.gc import Attached
 from orlop.interfaces.metadata import Collectible, MetadataStore
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop.values import CollectionStats, Event
-from orlop_core.metadata import checks, collection
+from orlop_core.metadata import collection, faults
+from orlop_core.metadata.checkup import check_metadata
 from orlop_core.metadata.collection import Item, Swept
 from orlop_core.metadata.containers import Containers
 from orlop_core.metadata.content import NamespacedContent, Policy
@@ -142,11 +144,19 @@ class SqliteMetadataStore:
             return CollectionStats(removed, pause=pause, duration=time.perf_counter() - started, marking=marked)
 
     async def check(self) -> list[str]:
-        faults = await self._database.read(checks.check_database)
-        faults += await self._content.check()
+        found = await self._database.read(faults.check_database)
+        found += [
+            f'content "{digest}" in namespace "{ns}": {text}' async for ns, digest, text in self._content.faults()
+        ]
         for id in list(self._snapshotters):
-            faults += await self._snapshotters[id].check()
-        return faults
+            untrue, _ = await self._snapshotters[id].faults()
+            found += [
+                f'snapshot "{each.key}" of {id} in namespace "{each.namespace}": {each.problem}' for each in untrue
+            ]
+        return found
+
+    def check_up(self, checkup: Checkup) -> AsyncIterator[Finding]:
+        return check_metadata(self._database, self._content, self._snapshotters, checkup)
 
     async def close(self) -> None:
         """Wait for a collection under way, write what is queued, publish the last events. May be called twice."""
@@ -273,4 +283,5 @@ class Mutations:
         return False
 
 
-_: type[MetadataStore] = SqliteMetadataStore
+_store: type[MetadataStore] = SqliteMetadataStore
+_checkable: type[Checkable] = SqliteMetadataStore

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes a store without end, and says on standard output what is durable: to be killed at any instant."""
+"""Changes a store without end, and says on standard output what is durable: to be killed at any instant.
+
+    python churn.py ROOT TURN [LARGEST]
+
+LARGEST is the size of the largest blob, in bytes.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +31,9 @@ def say(text: str) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-async def write_content(metadata: SqliteMetadataStore, seed: str) -> None:
+async def write_content(metadata: SqliteMetadataStore, seed: str, largest: int) -> None:
     for number in itertools.count():
-        data = random.Random(f"{seed} {number}").randbytes(random.randrange(1, 300_000))
+        data = random.Random(f"{seed} {number}").randbytes(random.randrange(1, largest))
         writer = await metadata.content.writer(f"ref-{seed}")
         if (await writer.status()).offset:
             await writer.truncate(0)
@@ -69,7 +74,7 @@ async def collect(metadata: SqliteMetadataStore) -> None:
         await asyncio.sleep(0.01)
 
 
-async def main(root: Path, turn: str) -> None:
+async def main(root: Path, turn: str, largest: int = 300_000) -> None:
     content = await LocalContentStore.open(root / "content")
     native = await run_blocking(NativeSnapshotter, root / "native", sync_remove=True)
     metadata = await SqliteMetadataStore.open(
@@ -80,11 +85,11 @@ async def main(root: Path, turn: str) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(3):
                 seed = f"t{turn}-{number}"
-                group.create_task(write_content(metadata, seed))
+                group.create_task(write_content(metadata, seed, largest))
                 group.create_task(write_images(metadata, seed))
                 group.create_task(write_snapshots(metadata, seed))
             group.create_task(collect(metadata))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])))

@@ -43,6 +43,7 @@ class Finding:
     """What a repair does, or has done: an imperative, ``forget it; pull the image again``. Where no repair can help,
     what the operator has to do."""
     repaired: bool = False
+    """Whether that was done."""
     note: bool = False
     """Whether it only takes space: what a crash leaves, and the daemon clears away by itself."""
 

@@ -24,7 +24,9 @@ class Attachment:
     """One thing of a collectible, and what keeps it."""
 
     namespace: str
+    """Of the thing."""
     id: str
+    """Of the thing, as `Collectible.active` tells it."""
     keeper: LeaseResource
     """In the same namespace: of type ``content``, ``images``, ``snapshots/<snapshotter>``, ``containers``,
     ``sandboxes`` or ``leases``."""

@@ -20,9 +20,13 @@ class LogStreams:
     """What a driver works on: two readable descriptors, and who is writing."""
 
     stdout: int
+    """Read end of the container's standard output."""
     stderr: int
+    """Read end of its standard error; nothing comes of a container with a terminal."""
     container: str
+    """Its id."""
     namespace: str
+    """The namespace that it belongs to."""
     ready: Callable[[], None]
     """To be called once, when the driver is set up; the container starts only then."""
 

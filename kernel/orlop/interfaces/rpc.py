@@ -43,10 +43,15 @@ class RpcMethod:
     """
 
     handler: Callable[..., Any]
+    """See above."""
     request: type[Any]
+    """Message class of a request."""
     response: type[Any]
+    """Message class of a response."""
     client_streaming: bool = False
+    """Whether there are several requests."""
     server_streaming: bool = False
+    """Whether there are several responses."""
 
 
 @runtime_checkable

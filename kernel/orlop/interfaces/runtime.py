@@ -21,12 +21,17 @@ class ShimRequest:
     """What a launcher is told. ``bundle`` exists and holds ``config.json`` when ``launch`` is called."""
 
     id: str
+    """The container's id."""
     namespace: str
+    """The namespace that it belongs to."""
     runtime: str
     """``io.containerd.NAME.VERSION``, or the absolute path of a shim binary."""
     bundle: Path
+    """Its bundle directory, as the OCI runtime specification has it."""
     options: AnyMessage | None = None
+    """Runtime options of the container, such as ``containerd.runc.v1.Options``; the launcher decides what they mean."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the shim, beside those that the launcher gives to each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,11 @@ class ShimAddress:
     """How to reach a shim: task API version 2 or 3, ``unix://`` address (or bare: abstract), ``ttrpc`` or ``grpc``."""
 
     address: str
+    """Path or URI of its socket."""
     version: int = 2
+    """Version of the task API that it serves."""
     protocol: str = "ttrpc"
+    """``ttrpc`` or ``grpc``."""
 
 
 @runtime_checkable
@@ -75,10 +83,15 @@ class TaskRequest:
     """What `Runtime.create` needs."""
 
     runtime: str
+    """As in `ShimRequest`."""
     spec: AnyMessage
+    """OCI runtime specification, as JSON."""
     rootfs: Sequence[Mount] = ()
+    """Mounts of the root file system, made by the shim."""
     stdio: Stdio = Stdio()
+    """Where the streams of the first process go."""
     options: AnyMessage | None = None
+    """As in `ShimRequest`."""
     checkpoint: str = ""
     """A directory with a checkpoint to restore, or empty."""
     sandbox: str = ""

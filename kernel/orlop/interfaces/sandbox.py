@@ -27,6 +27,7 @@ class SandboxRequest:
     netns_path: str = ""
     """A network namespace that is there already, such as ``/var/run/netns/NAME``; empty: none."""
     annotations: Labels = EMPTY
+    """Remarks of the client, for the controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,13 @@ class SandboxInstance:
     """A sandbox that has been started."""
 
     id: str
+    """The sandbox's."""
     pid: int = 0
     """A process that stands for it, in whose namespaces containers may join it; 0 where there is none."""
     created_at: datetime = EPOCH
+    """When it was started."""
     labels: Labels = EMPTY
+    """What the controller tells of it, for its record."""
     address: str = ""
     """Where its shim serves tasks, ``PROTOCOL+ADDRESS`` such as ``ttrpc+unix:///run/...``; empty: not told."""
     version: int = 0
@@ -51,16 +55,23 @@ class SandboxStatus:
     """A sandbox now. Times are `EPOCH` where they do not apply."""
 
     id: str
+    """The sandbox's."""
     pid: int = 0
+    """As in `SandboxInstance`."""
     state: str = ""
     """``SANDBOX_READY`` or ``SANDBOX_NOTREADY``; a controller may have more words."""
     info: Mapping[str, str] = field(default_factory=dict)
     """What there is to know besides; filled when *verbose*."""
     created_at: datetime = EPOCH
+    """When it was created."""
     exited_at: datetime = EPOCH
+    """When it ended."""
     extra: AnyMessage | None = None
+    """What the controller has to tell besides, typed."""
     address: str = ""
+    """As in `SandboxInstance`."""
     version: int = 0
+    """As in `SandboxInstance`."""
 
 
 @runtime_checkable

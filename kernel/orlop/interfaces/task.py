@@ -19,11 +19,13 @@ class TaskOptions:
     rootfs: Sequence[Mount] = ()
     """Mounts of the root file system; empty: those of the record's snapshot."""
     stdio: Stdio = Stdio()
+    """Where the streams of the first process go, log URIs among them."""
     options: AnyMessage | None = None
     """Runtime options; None: the record's."""
     runtime_path: str = ""
     """Absolute path of a shim binary to use instead of the runtime's own."""
     checkpoint: Descriptor | None = None
+    """Content to restore the container from; None: start anew."""
     address: str = ""
     """Where a shim serves tasks already, ``PROTOCOL+ADDRESS``; empty: where the sandbox of the record says, if any."""
     version: int = 0

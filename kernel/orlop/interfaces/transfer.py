@@ -26,6 +26,7 @@ class TransferProgress:
     progress: int = 0
     total: int = 0
     descriptor: Descriptor | None = None
+    """The blob that it is about, if any."""
 
 
 #: Is told of progress; returns at once and does not raise.
@@ -64,7 +65,9 @@ class Judgement:
     """What a verifier makes of an image, and why."""
 
     ok: bool
+    """Whether the image may come in."""
     reason: str = ""
+    """In words for the user, when it may not."""
 
 
 @runtime_checkable

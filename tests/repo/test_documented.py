@@ -23,7 +23,7 @@ import pytest
 from pydantic import BaseModel
 from tests.repo.test_layout import ROOT, members, product_files, pyproject
 
-from orlop.config import from_data
+from orlop.config import from_data, load
 from orlop.config.settings import Settings
 from orlop.discovery import Candidate, Catalogue, discover
 from orlop.hooks import HOOK, Hooks
@@ -218,6 +218,23 @@ def test_the_rooms_page_has_the_plugin_and_its_keys(uri: str) -> None:
         if not any(matches(each, key) for each in shown) and not any(names(words, key[-1]) for words in about)
     ]
     assert missing == [], f"{member}/README.md, beside {candidate.id}"
+
+
+SHOWN = [
+    (member, number)
+    for member in MEMBERS.values()
+    for number, (language, text) in enumerate(FENCE.findall(page(member)))
+    if language == "toml" and "build-system" not in text
+]
+
+
+@pytest.mark.parametrize(("member", "number"), SHOWN, ids=str)
+def test_what_a_page_shows_of_a_config_passes_its_check(member: Path, number: int, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"version = 4\n{FENCE.findall(page(member))[number][1]}")
+    kernel = Kernel(load(file))
+    kernel.select()
+    assert kernel.config.findings.warnings == []
 
 
 @pytest.mark.parametrize("member", list(MEMBERS.values()), ids=str)

@@ -6,11 +6,10 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import signal
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,39 +76,9 @@ class Ctr:
         return result.out
 
     def on_terminal(self, *args: str, keys: bytes = b"", timeout: float = TIMEOUT) -> Result:
-        """Make a call on a terminal of 24 by 80, type *keys* once something was printed, and give all that was shown.
-
-        With no keys nothing is waited for.
-        """
-        own, others = pty.openpty()
-        fcntl.ioctl(others, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\x00\x00\x00\x00")
-        process = subprocess.Popen(
-            self.command(*args), stdin=others, stdout=others, stderr=others, env=environment(), start_new_session=True
-        )
-        os.close(others)
-        shown = b""
-        stop = signal.SIGKILL
-        deadline = time.monotonic() + timeout
-        try:
-            os.set_blocking(own, False)
-            while time.monotonic() < deadline:
-                ended = process.poll() is not None
-                piece = read_some(own)
-                shown += piece
-                if piece and keys:
-                    os.write(own, keys)
-                    keys = b""
-                if ended and not piece:
-                    break
-                if not piece:
-                    time.sleep(0.02)
-            assert process.poll() is not None, f"ctr {' '.join(args)} did not end; it showed {text(shown)}"
-        finally:
-            if process.poll() is None:
-                process.send_signal(stop)
-            process.wait()
-            os.close(own)
-        return Result(args, process.returncode, text(shown), "")
+        """Make a call on a terminal. See `on_terminal`."""
+        code, shown = on_terminal(self.command(*args), environment(), keys=keys, timeout=timeout)
+        return Result(args, code, shown, "")
 
     @contextmanager
     def background(self, *args: str, out: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
@@ -134,6 +103,43 @@ class Ctr:
             self.run("tasks", "resume", id)
             self.run("tasks", "kill", "--all", "--signal", "SIGKILL", id)
             self.run("tasks", "rm", "--force", id)
+
+
+def on_terminal(
+    command: Sequence[str], env: Mapping[str, str], *, keys: bytes = b"", timeout: float = TIMEOUT
+) -> tuple[int, str]:
+    """Run a command on a terminal of 24 by 80, type *keys* once something was printed; its status, and what was shown.
+
+    With no keys nothing is waited for.
+    """
+    own, others = pty.openpty()
+    fcntl.ioctl(others, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\x00\x00\x00\x00")
+    process = subprocess.Popen(
+        command, stdin=others, stdout=others, stderr=others, env=dict(env), start_new_session=True
+    )
+    os.close(others)
+    shown = b""
+    deadline = time.monotonic() + timeout
+    try:
+        os.set_blocking(own, False)
+        while time.monotonic() < deadline:
+            ended = process.poll() is not None
+            piece = read_some(own)
+            shown += piece
+            if piece and keys:
+                os.write(own, keys)
+                keys = b""
+            if ended and not piece:
+                break
+            if not piece:
+                time.sleep(0.02)
+        assert process.poll() is not None, f"{' '.join(command)} did not end; it showed {text(shown)}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(own)
+    return process.returncode, text(shown)
 
 
 def read_some(descriptor: int) -> bytes:

@@ -49,6 +49,8 @@ class ProxyPlugin(PluginConfig):
     """Facts to show to clients."""
     capabilities: list[str] = Field(default_factory=list)
     """Capabilities to show to clients (a snapshotter's rebase, remap-ids, ...)."""
+    container: dict[str, Any] = Field(default_factory=dict)
+    """The container to start the part in, for kinds that can; it runs already, or elsewhere, when empty."""
 
 
 class StreamProcessor(PluginConfig):

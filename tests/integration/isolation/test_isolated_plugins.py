@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.cgroups import plugin_cgroups
 from tests.support.ctr import Ctr, columns, eventually
 from tests.support.daemon import Daemon
 from tests.support.image import Image, write_archive
@@ -22,24 +23,23 @@ STREAM = "io.orlop.stream-processor.v1.gzip"
 URIS = (SNAPSHOTTER, CONTENT, DIFFER, STREAM)
 
 
-def table(*uris: str) -> str:
-    return "".join(f'[plugins."{uri}"]\n  isolated = true\n' for uri in uris)
+def table(*uris: str, how: str = "true") -> str:
+    return "".join(f'[plugins."{uri}"]\n  isolated = {how}\n' for uri in uris)
 
 
-def children(daemon: Daemon) -> dict[str, int]:
-    """The processes of isolated plugins by URI: each has its directory's socket."""
-    found = {}
+def children(daemon: Daemon) -> set[int]:
+    """The processes of isolated plugins: children of the daemon, or of the keepers of their containers."""
+    parents, hosts = {}, set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         try:
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (entry / "cmdline").read_bytes()
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"orlop_proxy.child" in (entry / "cmdline").read_bytes():
+                hosts.add(int(entry.name))
         except OSError:
             continue  # gone meanwhile
-        if int(parent) == daemon.pid and b"orlop_proxy.child" in command:
-            found[str(entry.name)] = int(entry.name)
-    return found
+    return {pid for pid in hosts if daemon.pid in (parents[pid], parents.get(parents[pid]))}
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,23 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_archive(tmp_path_factory.mktemp("images") / "busy.tar", {IMAGE: Image()})
 
 
-@pytest.fixture(params=[*URIS, "all"])
-def uris(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    return URIS if request.param == "all" else (request.param,)
+CASES = {**{uri: ((uri,), "true") for uri in URIS}, "all": (URIS, "true"), "contained": (URIS, '"container"')}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], str]:
+    return CASES[request.param]
 
 
 @pytest.fixture
-def daemon(short_tmp: Path, uris: tuple[str, ...]) -> Iterator[Daemon]:
-    with Daemon(short_tmp, tables=table(*uris)) as daemon:
+def uris(case: tuple[tuple[str, ...], str]) -> tuple[str, ...]:
+    return case[0]
+
+
+@pytest.fixture
+def daemon(short_tmp: Path, case: tuple[tuple[str, ...], str]) -> Iterator[Daemon]:
+    uris, how = case
+    with Daemon(short_tmp, tables=table(*uris, how=how)) as daemon:
         yield daemon
 
 
@@ -87,22 +96,26 @@ def test_containers_run_with_it_and_after_its_death(
     before = children(daemon)
     assert len(before) == len(uris)
     use(ctr, archive, "c1")
-    for pid in before.values():
+    for pid in before:
         os.kill(pid, signal.SIGKILL)
     ctr.ok("version")
     assert {states(ctr)[uri] for uri in URIS} == {"ok"}
-    eventually(lambda: len(children(daemon).keys() - before.keys()) == len(uris), "they are started again")
+    eventually(lambda: len(children(daemon) - before) == len(uris), "they are started again")
     eventually(lambda: daemon.log.read_text().count("its process runs again") == len(uris), "they are ready again")
     use(ctr, archive, "c2")
     assert daemon.running
 
 
-def test_they_end_with_the_daemon_however_it_ends(daemon: Daemon, uris: tuple[str, ...]) -> None:
+def test_they_end_with_the_daemon_however_it_ends(daemon: Daemon, case: tuple[tuple[str, ...], str]) -> None:
+    uris, contained = case[0], "container" in case[1]
     for end in (daemon.stop, daemon.kill):
         pids = children(daemon)
         assert len(pids) == len(uris)
+        groups = [group for pid in pids for group in plugin_cgroups(pid)]
+        assert bool(groups) == contained
+        left = [*(Path(f"/proc/{pid}") for pid in pids), *groups]
         end()
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "they are gone")  # noqa: B023
+        eventually(lambda: not any(path.exists() for path in left), "they are gone")  # noqa: B023
         daemon.start()
 
 
@@ -112,7 +125,7 @@ def test_callers_are_told_that_it_is_down(short_tmp: Path) -> None:
         ctr = daemon.ctr(f"iso-{uuid.uuid4().hex}")
         ctr.ok("snapshots", "--snapshotter", "native", "prepare", "one")
         (daemon.root / SNAPSHOTTER / "snapshots.db").unlink()
-        (pid,) = children(daemon).values()
+        (pid,) = children(daemon)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: "does not start" in daemon.log.read_text(), "it tries")
         refused = ctr.run("snapshots", "--snapshotter", "native", "prepare", "two")
@@ -131,7 +144,7 @@ def test_a_failure_at_start_is_the_plugins_state(short_tmp: Path) -> None:
         ctr = daemon.ctr(f"iso-{uuid.uuid4().hex}")
         assert states(ctr)[SNAPSHOTTER] == "error"
         assert "holds snapshots but not the records" in ctr.ok("plugins", "ls", "--detailed")
-        assert children(daemon) == {}
+        assert children(daemon) == set()
 
 
 def test_types_that_cannot_be_isolated_are_refused(short_tmp: Path) -> None:

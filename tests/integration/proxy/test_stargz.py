@@ -73,6 +73,12 @@ def ctr(daemon: Daemon) -> Ctr:
     return daemon.ctr(f"lazy-{uuid.uuid4().hex}")
 
 
+@pytest.fixture
+def contained(short_tmp: Path) -> Iterator[Daemon]:
+    with Daemon(short_tmp, tables=stargz.contained(short_tmp)) as daemon:
+        yield daemon
+
+
 def fetched(registry: Registry, since: int, layers: list[str]) -> dict[str, tuple[set[int], int]]:
     """Statuses of answers and sum of bytes for each of these blobs, from a length of the registry's log on."""
     found: dict[str, tuple[set[int], int]] = {}
@@ -116,7 +122,8 @@ def use(daemon: Daemon, ctr: Ctr, registry: Registry, since: int, reference: str
     ctr.ok("containers", "rm", "c3")
     ctr.ok("images", "rm", "--sync", reference)
     assert columns(ctr.ok("snapshots", "--snapshotter", "stargz", "ls")) == []
-    eventually(lambda: stargz.kinds_of_mounts(daemon.base / "stargz") == [], "its mounts are gone")
+    mounted = daemon.base / "stargz"
+    eventually(lambda: not [kind for kind in stargz.kinds_of_mounts(mounted) if "fuse" in kind], "its mounts are gone")
 
 
 def test_its_own_client_pulls_lazily(daemon: Daemon, ctr: Ctr, registry: Registry, reference: str) -> None:
@@ -140,3 +147,17 @@ def test_orlop_pulls_lazily(daemon: Daemon, ctr: Ctr, registry: Registry, refere
     )
     assert pulled.returncode == 0, pulled.stderr
     use(daemon, ctr, registry, since, reference)
+
+
+def test_a_container_pulls_lazily(contained: Daemon, registry: Registry, reference: str) -> None:
+    """The daemon starts the snapshotter too; what it mounts in its container is seen by the host."""
+    ctr = contained.ctr(f"lazy-{uuid.uuid4().hex}")
+    eventually(lambda: ctr.run("snapshots", "--snapshotter", "stargz", "prepare", "probe").code == 0, "it serves")
+    ctr.ok("snapshots", "--snapshotter", "stargz", "rm", "probe")
+    since = len(registry.log.read_text())
+    Ctr(contained.address, ctr.namespace, stargz.CTR_REMOTE).ok(
+        "images", "rpull", "--plain-http", reference, timeout=60
+    )
+    use(contained, ctr, registry, since, reference)
+    contained.stop()
+    assert stargz.kinds_of_mounts(contained.base) == []

@@ -43,6 +43,27 @@ def missing() -> str:
     return "" if program() else f"needs {NAME}: run .ci/stargz, which takes go and a minute"
 
 
+#: It may run in a container as well: a root file system with nothing but itself, and the mounts that it makes shared.
+CONTAINER = """
+  [proxy_plugins.stargz.container]
+    rootfs = "{base}/rootfs"
+    args = ["/stargz", "--config", "{base}/s/config", "--address", "{base}/s/sock", "--root", "{base}/stargz"]
+    writable = ["{base}/stargz"]
+    devices = ["/dev/fuse"]
+    network = true
+    mounts = true
+"""
+
+
+def contained(base: Path) -> str:
+    """The tables of a snapshotter in a container, with everything below *base*."""
+    for name in ("rootfs", "s", "stargz"):
+        (base / name).mkdir()
+    (base / "s/config").write_text(CONFIG)
+    shutil.copy(program(), base / "rootfs/stargz")
+    return TABLE.format(address=base / "s/sock") + CONTAINER.format(base=base)
+
+
 @contextmanager
 def stargz(base: Path) -> Iterator[Path]:
     """The snapshotter with everything below *base*; gives its socket, and leaves no mounts."""

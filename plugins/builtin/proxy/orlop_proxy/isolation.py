@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The isolator ``process``: a plugin in a process of its own, which is supervised and reached as a proxy plugin is.
+"""The isolators: a plugin in a process or container of its own, which is supervised and reached as a proxy plugin is.
 
-**Host needs**: none. **On disk**: a socket ``s`` in the plugin's state directory, and ``d`` where the plugin works with
-the daemon's content.
+**Host needs**: none for ``process``, an OCI runtime for ``container``. **On disk**: in the plugin's state directory a
+socket ``s``, ``d`` where the plugin works with the daemon's content, and the container's bundle ``c``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from orlop.blocking import run_blocking
 from orlop.errors import FailedPrecondition, OrlopError
 from orlop.interfaces.content import CONTENT
 from orlop.interfaces.differ import DIFFER
@@ -26,6 +27,9 @@ from orlop.interfaces.snapshotter import SNAPSHOTTER
 from orlop.interfaces.stream import STREAM_PROCESSOR, RunningStream
 from orlop.plugin import InitContext, Registration
 from orlop.values import AnyMessage
+from orlop_proxy.container import FILES, TREES, InContainer, find_runtime, python_box, share, unshare
+from orlop_proxy.launch import Launch, Plain
+from orlop_proxy.plugins import ContainerConfig
 from orlop_proxy.remote import WINDOW
 from orlop_proxy.request import Request
 from orlop_proxy.supervisor import Patience, Supervisor
@@ -43,10 +47,16 @@ _MOMENT: Final = 1.0
 
 
 class ProcessIsolator:
-    """See `orlop.interfaces.isolation.Isolator`."""
+    """Plugins in processes. See `orlop.interfaces.isolation.Isolator`."""
 
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
+
+    async def _launch(
+        self, plugin: Registration[Any, Any], ctx: InitContext[Any], request: Request, stack: AsyncExitStack
+    ) -> Launch:
+        """How to run it; the stack takes what is to be undone when the plugin is closed."""
+        return Plain()
 
     async def isolate(self, plugin: Registration[Any, Any], ctx: InitContext[Any], settings: Mapping[str, Any]) -> Any:
         async with AsyncExitStack() as stack:
@@ -62,7 +72,8 @@ class ProcessIsolator:
                 log_level=ctx.log.getEffectiveLevel(),
             )
             switch = Switch(request.address)
-            supervisor = Supervisor(request, ctx.log, switch.changed, self._patience)
+            launch = await self._launch(plugin, ctx, request, stack)
+            supervisor = Supervisor(request, ctx.log, switch.changed, self._patience, launch)
             switch.supervisor = supervisor
             ctx.exports.update(await supervisor.start())
             stack.push_async_callback(switch.close)
@@ -82,6 +93,36 @@ class ProcessIsolator:
                     f"cannot be isolated: it needs {need}, which is out of reach from another process; drop the key"
                 )
         return address
+
+
+class ContainerIsolator(ProcessIsolator):
+    """Plugins in containers, which see nothing of the host but programs and what the plugin keeps."""
+
+    def __init__(self, config: ContainerConfig, patience: Patience | None = None) -> None:
+        super().__init__(patience)
+        self._config = config
+
+    async def _launch(
+        self, plugin: Registration[Any, Any], ctx: InitContext[Any], request: Request, stack: AsyncExitStack
+    ) -> Launch:
+        config, kind = self._config, plugin.type.name
+        # A differ works on trees that any snapshotter keeps.
+        kept = ctx.root.parent if kind == DIFFER.name else ctx.root
+        lock = request.settings.get("plugin_lock")
+        box = python_box(
+            find_runtime(config.runtime),
+            ctx.state / "c",
+            TREES if kind in (SNAPSHOTTER.name, DIFFER.name) else FILES,
+            writable=(kept, ctx.state, *config.writable),
+            readonly=(*config.readonly, *((Path(lock),) if lock else ())),
+            devices=config.devices,
+            network=config.network,
+            memory=config.memory,
+        )
+        for path in (ctx.root, *config.writable) if config.mounts and kind == SNAPSHOTTER.name else ():
+            await run_blocking(share, path)
+            stack.push_async_callback(run_blocking, unshare, path)
+        return InContainer(box)
 
 
 def _settings(settings: Mapping[str, Any], file: str) -> dict[str, Any]:

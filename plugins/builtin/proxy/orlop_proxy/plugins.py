@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from orlop.interfaces.content import CONTENT, ContentStore
 from orlop.interfaces.differ import DIFFER, Differ
@@ -13,20 +16,78 @@ from orlop.interfaces.proxy import ProxyKind, proxy_kind
 from orlop.interfaces.sandbox import SANDBOX_CONTROLLER, SandboxController
 from orlop.interfaces.snapshotter import SNAPSHOTTER, Snapshotter
 from orlop.interfaces.stream import STREAM_PROCESSOR
-from orlop.plugin import InitContext, NoConfig, ProxyTarget, Registration
+from orlop.plugin import InitContext, NoConfig, PluginConfig, ProxyTarget, Registration
+
+if TYPE_CHECKING:
+    from orlop_proxy.contained import Contained
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f'"{path}" is no absolute path')
+    return path
+
+
+Absolute = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Containers(PluginConfig):
+    """What containers of plugins have in common."""
+
+    runtime: str = ""
+    """OCI runtime, by name or path; runc, or else crun, when empty."""
+    network: bool = False
+    """Whether they use the host's network; otherwise they have none."""
+    memory: int = Field(0, ge=0)
+    """Most bytes of memory for each; 0 for no limit."""
+    writable: tuple[Absolute, ...] = ()
+    """Further directories of the host that they may write to."""
+    readonly: tuple[Absolute, ...] = ()
+    """Further files and directories of the host that they may read."""
+    devices: tuple[Absolute, ...] = ()
+    """Character devices that they may use, such as /dev/fuse."""
+    mounts: bool = False
+    """Whether snapshotters make mounts in these directories that the host has to see, as those with FUSE do."""
+
+
+class ContainerConfig(Containers):
+    """The containers of plugins with ``isolated = "container"``. The plugin's own directories are writable anyway."""
+
+
+class PluginContainer(Containers):
+    """The table ``container`` of a proxy plugin. The directory of its socket is writable anyway."""
+
+    args: tuple[str, ...] = Field(min_length=1)
+    """The program and its arguments."""
+    env: tuple[Annotated[str, Field(pattern="^[^=]+=")], ...] = ()
+    """Environment variables, NAME=value."""
+    rootfs: Absolute | None = None
+    """Directory with its root file system, read-only for it; the host's programs and this Python when unset."""
+
+
+Make = Callable[[str, str, "Contained | None"], Any]
 
 
 class Connector:
-    """A proxy kind made of a function that takes the plugin's name and the address.
+    """A proxy kind made of a function that takes the plugin's name, the address, and what ends with the instance.
 
     The function imports the client: a daemon without proxies never pays for grpc.
     """
 
-    def __init__(self, make: Callable[[str, str], Any]) -> None:
+    def __init__(self, ctx: InitContext[NoConfig], make: Make) -> None:
+        self._ctx = ctx
         self._make = make
 
     async def connect(self, name: str, target: ProxyTarget) -> Any:
-        return self._make(name, target.address)
+        container = None
+        if table := target.options.get("container"):
+            from orlop_proxy.contained import contained
+
+            container = contained(name, target.address, table, self._ctx.state, self._ctx.log)
+        instance = self._make(name, target.address, container)
+        if container:
+            container.start()
+        return instance
 
 
 class OnDemand:
@@ -42,51 +103,63 @@ class OnDemand:
 async def snapshot(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Snapshotters that serve ``containerd.services.snapshots.v1``."""
 
-    def make(name: str, address: str) -> Snapshotter:
+    def make(name: str, address: str, container: Contained | None) -> Snapshotter:
         from orlop_proxy.remote import ProxySnapshotter
 
-        return ProxySnapshotter(address, name)
+        return ProxySnapshotter(address, name, container)
 
-    return Connector(make)
+    return Connector(ctx, make)
 
 
 @proxy_kind("content", exports={"target": CONTENT.name})
 async def content(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Content stores that serve ``containerd.services.content.v1``."""
 
-    def make(_name: str, address: str) -> ContentStore:
+    def make(_name: str, address: str, container: Contained | None) -> ContentStore:
         from orlop_proxy.remote import ProxyContentStore
 
-        return ProxyContentStore(address)
+        return ProxyContentStore(address, container)
 
-    return Connector(make)
+    return Connector(ctx, make)
 
 
 @proxy_kind("diff", exports={"target": DIFFER.name})
 async def diff(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Differs that serve ``containerd.services.diff.v1``."""
 
-    def make(_name: str, address: str) -> Differ:
+    def make(_name: str, address: str, container: Contained | None) -> Differ:
         from orlop_proxy.remote import ProxyDiffer
 
-        return ProxyDiffer(address)
+        return ProxyDiffer(address, container)
 
-    return Connector(make)
+    return Connector(ctx, make)
 
 
 @proxy_kind("sandbox", exports={"target": SANDBOX_CONTROLLER.name})
 async def sandbox(ctx: InitContext[NoConfig]) -> ProxyKind:
     """Sandbox controllers that serve ``containerd.services.sandbox.v1.Controller``."""
 
-    def make(name: str, address: str) -> SandboxController:
+    def make(name: str, address: str, container: Contained | None) -> SandboxController:
         from orlop_proxy.remote import ProxySandboxController
 
-        return ProxySandboxController(address, name)
+        return ProxySandboxController(address, name, container)
 
-    return Connector(make)
+    return Connector(ctx, make)
 
 
 _ISOLABLE = (SNAPSHOTTER, CONTENT, DIFFER, STREAM_PROCESSOR)
+
+
+class OnDemandContainers:
+    """The isolator ``container``, loaded when the first plugin is isolated."""
+
+    def __init__(self, config: ContainerConfig) -> None:
+        self._config = config
+
+    async def isolate(self, plugin: Registration[Any, Any], ctx: InitContext[Any], settings: Mapping[str, Any]) -> Any:
+        from orlop_proxy.isolation import ContainerIsolator
+
+        return await ContainerIsolator(self._config).isolate(plugin, ctx, settings)
 
 
 @isolator("process", exports={"types": ",".join(type.name for type in _ISOLABLE)})
@@ -95,5 +168,12 @@ async def process(ctx: InitContext[NoConfig]) -> Isolator:
     return OnDemand()
 
 
+@isolator("container", config=ContainerConfig, exports={"types": ",".join(type.name for type in _ISOLABLE)})
+async def container(ctx: InitContext[ContainerConfig]) -> Isolator:
+    """Plugins with ``isolated = "container"``: each in a container of its own."""
+    return OnDemandContainers(ctx.config)
+
+
 _: type[ProxyKind] = Connector
 _isolator: type[Isolator] = OnDemand
+_containers: type[Isolator] = OnDemandContainers

@@ -7,20 +7,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import Any
 
 from orlop.blocking import run_blocking
 from orlop.errors import InitError, OrlopError, SkipPlugin, Unavailable, from_code
+from orlop_proxy.launch import Launch, Plain
+from orlop_proxy.lines import forward, reader
 from orlop_proxy.request import Request
 from orlop_sdk.linux.process import ended
-
-_PIECE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,13 @@ class Supervisor:
         log: logging.Logger,
         changed: Callable[[bool], None] = lambda ready: None,
         patience: Patience = Patience(),
+        launch: Launch | None = None,
     ) -> None:
         self._request = request
         self._log = log
         self._changed = changed
         self._patience = patience
+        self._runs = launch or Plain()
         self._process: subprocess.Popen[bytes] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -107,8 +107,8 @@ class Supervisor:
                     await _reaped(process)
             except TimeoutError:
                 self._log.warning("its process did not end within %g seconds and is killed", self._patience.stop)
-                process.kill()
-                await _reaped(process)
+                await self._kill(process)
+        await run_blocking(self._runs.close)
         for task in self._tasks:
             if task.get_name() != "log":  # that one ends by itself, with the last words
                 task.cancel()
@@ -157,14 +157,13 @@ class Supervisor:
             raise
         assert process.stdout is not None
         assert process.stderr is not None
-        self._spawn(self._forward(await _reader(process.stderr)), "log")
-        answers = await _reader(process.stdout)
+        self._spawn(forward(process.stderr, self._say), "log")
+        answers = await reader(process.stdout)
         try:
             async with asyncio.timeout(self._patience.start):
                 line = await answers.readline()
         except TimeoutError:
-            process.kill()
-            await _reaped(process)
+            await self._kill(process)
             raise Unavailable(f"was not ready within {self._patience.start:g} seconds") from None
         if not line:
             status = await _reaped(process)
@@ -180,32 +179,19 @@ class Supervisor:
         return exports
 
     def _popen(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "orlop_proxy.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Directories of the config hold distributions that a new interpreter does not know.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            process_group=0,
-        )
+        process = self._runs.start()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # how it ended says more
             process.stdin.write(self._request.to_json())
             process.stdin.flush()
         return process
 
-    async def _forward(self, lines: asyncio.StreamReader) -> None:
-        """Pass its log records on, under the plugin's name."""
-        rest = b""
-        while data := await lines.read(_PIECE):
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                self._say(line)
-            rest = rest[-_PIECE:]
-        self._say(rest)
+    async def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        await run_blocking(self._runs.kill, process)
+        await _reaped(process)
 
     def _say(self, line: bytes) -> None:
+        """Pass its log records on, under the plugin's name."""
         if not line.strip():
             return
         level, text = logging.WARNING, line.decode(errors="replace")
@@ -222,13 +208,6 @@ async def _reaped(process: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(BrokenPipeError):  # it ended before it had read everything
             process.stdin.close()
     return status
-
-
-async def _reader(file: IO[bytes]) -> asyncio.StreamReader:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=1 << 20)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
-    return reader
 
 
 def _failure(answer: dict[str, Any]) -> Exception:

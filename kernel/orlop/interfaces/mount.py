@@ -22,7 +22,9 @@ class ActiveMount:
     """A mount that the manager made."""
 
     mount: Mount
+    """What was to be mounted, after its transformers."""
     mounted_at: datetime = EPOCH
+    """When it was made."""
     mount_point: str = ""
     """Where it is, or the device that a handler made of it."""
     data: Mapping[str, str] = field(default_factory=dict)
@@ -34,9 +36,13 @@ class Activation:
     """Mounts that were made under one name, and the ones still to be made by who asked."""
 
     name: str
+    """What it is known by; a task's are named like its container."""
     active: Sequence[ActiveMount] = ()
+    """What was mounted, in the order in which it was."""
     system: Sequence[Mount] = ()
+    """What is left to mount, in the words of ``mount(2)``."""
     labels: Labels = EMPTY
+    """Labels, some of which mean something to garbage collection."""
 
 
 @runtime_checkable
@@ -46,8 +52,8 @@ class MountManager(Protocol):
     **Durability**: what is active is found again after a restart of the daemon; an activation that a crash cut short
     is undone.
 
-    **Garbage collection**: an activation that no lease holds and nothing refers to is deactivated. One made under a
-    lease belongs to it; a label ``containerd.io/gc.bref.container=ID`` keeps it as long as that container's record.
+    **Garbage collection**: one made under a lease, or with labels such as ``containerd.io/gc.bref.container=ID``, is
+    deactivated when none of these is there any more. Any other stays until somebody deactivates it.
     """
 
     async def activate(
@@ -61,9 +67,9 @@ class MountManager(Protocol):
     ) -> Activation:
         """Mount what the system cannot, in order, and return what is left for it.
 
-        *temporary*: all is mounted, the last one included. *allowed* are types (``erofs``, ``format/*``) that the
-        runtime makes by itself. Raises `Unimplemented` when no mount needs help, `AlreadyExists` for a name that is
-        active, `InvalidArgument`.
+        Where nothing is left, that is a bind mount of the last one. *temporary*: all are mounted. *allowed* are types
+        (``erofs``, ``format/*``) that the runtime makes by itself. Raises `Unimplemented` when no mount needs help,
+        `AlreadyExists` for a name that is active, `InvalidArgument`.
         """
 
     async def deactivate(self, name: str) -> None:

@@ -12,6 +12,7 @@ from orlop.hooks import hook
 from orlop.interfaces.event import EVENT
 from orlop.interfaces.log import LOG_DRIVER, LogDriver, log_driver
 from orlop.interfaces.metadata import METADATA, MetadataStore
+from orlop.interfaces.mount import MOUNT_MANAGER
 from orlop.interfaces.runtime import RUNTIME, SHIM, Runtime, ShimLauncher, runtime, shim_launcher
 from orlop.interfaces.sandbox import SANDBOX_CONTROLLER, SandboxController, sandbox_controller
 from orlop.interfaces.task import Tasks, tasks
@@ -61,9 +62,10 @@ async def shim_manager(ctx: InitContext[ShimManagerConfig]) -> ShimLauncher:
     )
 
 
-@runtime("task", config=RuntimeConfig, requires=(SHIM, EVENT, METADATA.optional()))
+@runtime("task", config=RuntimeConfig, requires=(SHIM, EVENT, METADATA.optional(), MOUNT_MANAGER.optional()))
 async def task_runtime(ctx: InitContext[RuntimeConfig]) -> Runtime:
     """Keeps tasks; brings back those of an earlier daemon before anybody asks for them."""
+    from orlop_runtime.mounts import RootMounts
     from orlop_runtime.recovery import restore
     from orlop_runtime.runtime import TaskRuntime, Timeouts
 
@@ -73,7 +75,8 @@ async def task_runtime(ctx: InitContext[RuntimeConfig]) -> Runtime:
         shutdown=ctx.timeout("io.containerd.timeout.shim.shutdown", 3.0),
     )
     ctx.export("log-uri-schemes", "fifo,binary,binary-v2,file")
-    made = TaskRuntime(ctx.state, ctx.root, ctx.all(SHIM), ctx.get(EVENT), timeouts)
+    mounts = RootMounts(ctx.all(MOUNT_MANAGER))
+    made = TaskRuntime(ctx.state, ctx.root, ctx.all(SHIM), ctx.get(EVENT), timeouts, mounts)
     stores = ctx.all(METADATA)
 
     async def recorded(id: str) -> str:

@@ -12,7 +12,7 @@ import logging
 import signal
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from orlop.interfaces.runtime import (
 )
 from orlop.values import AnyMessage, Exit, now
 from orlop_runtime.bundle import Bundle
+from orlop_runtime.mounts import RootMounts
 from orlop_runtime.shim import Key, Shim, ShimClosed, Shims, remove_dead_socket
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
@@ -80,6 +81,7 @@ class TaskRuntime:
         launchers: Mapping[str, ShimLauncher],
         events: EventExchange,
         timeouts: Timeouts | None = None,
+        mounts: RootMounts | None = None,
     ) -> None:
         self.state: Final = state
         self.root: Final = root
@@ -87,6 +89,7 @@ class TaskRuntime:
         self.pool: Final = Pool("orlop-runtime", _THREADS)
         self.shims: Final = Shims(self._shim_lost, self.timeouts.shutdown)
         self._launchers = launchers
+        self._mounts = mounts or RootMounts({})
         self._events = events
         self._tasks: dict[Key, ShimTask] = {}
         self._creating: set[Key] = set()
@@ -172,6 +175,7 @@ class TaskRuntime:
         )
         shim: Shim | None = None
         try:
+            request = replace(request, rootfs=await self._mounts.prepare(keep, request.rootfs))
             shim, address = await self._find_shim(keep, key, request)
             whose = request.sandbox or ("-" if request.shim is not None else "")
             saving = self._spawn(self.pool.run(bundle.save, address, request.runtime, whose))
@@ -301,7 +305,7 @@ class TaskRuntime:
             return None
 
     async def discard(self, keep: Keep) -> None:
-        """Remove a bundle, and what its launcher keeps for it."""
+        """Remove a bundle, what its launcher keeps for it, and what was mounted for its root file system."""
         if isinstance(keep.launcher, ShimKeeper):
             await keep.launcher.release(keep.request)
         try:
@@ -309,6 +313,7 @@ class TaskRuntime:
         except (OrlopError, OSError) as error:
             # The id is usable again all the same; the next start of the daemon tries once more.
             log.error('task "%s": its bundle cannot be removed: %s', keep.bundle.id, error)
+        await self._mounts.release(keep)
 
     async def _publish(self, topic: str, event: TaskExit | TaskDelete) -> None:
         await self._events.publish(topic, AnyMessage(event.DESCRIPTOR.full_name, event.SerializeToString()))

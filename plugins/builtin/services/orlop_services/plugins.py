@@ -14,7 +14,9 @@ from orlop.interfaces.differ import DIFF_SERVICE
 from orlop.interfaces.event import EVENT
 from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
-from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcService, Server
+from orlop.interfaces.mount import MOUNT_MANAGER
+from orlop.interfaces.observer import METRICS
+from orlop.interfaces.rpc import GRPC_SERVICE, SERVER, TTRPC_SERVICE, RpcMethod, RpcService, Server
 from orlop.interfaces.sandbox import SANDBOX_CONTROLLER
 from orlop.interfaces.streaming import STREAMING
 from orlop.interfaces.task import TASKS
@@ -100,6 +102,14 @@ async def leases(ctx: Context) -> RpcService:
 
 @GRPC_SERVICE.plugin("namespaces", requires=(METADATA,))
 async def namespaces(ctx: Context) -> RpcService:
+@GRPC_SERVICE.plugin("mounts", requires=(MOUNT_MANAGER,))
+async def mounts(ctx: Context) -> RpcService:
+    """Mounts that need help."""
+    from orlop_services.services.mounts import MountsService
+
+    return MountsService(ctx.get(MOUNT_MANAGER))
+
+
     """Namespaces."""
     from orlop_services.services.namespaces import NamespacesService
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The snapshotters of this distribution as plugins: their settings, and how they are made from them."""
+"""The snapshotters and mount helpers of this distribution as plugins: their settings, and how they are made."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from orlop.blocking import run_blocking
+from orlop.errors import SkipPlugin
+from orlop.interfaces.metadata import METADATA
+from orlop.interfaces.mount import MOUNT_HANDLER, MountHandler, MountManager, mount_handler, mount_manager
 from orlop.interfaces.snapshotter import Snapshotter, snapshotter
-from orlop.plugin import ConfigPath, InitContext, PluginConfig
+from orlop.plugin import ConfigPath, InitContext, NoConfig, PluginConfig
 
 
 class NativeConfig(PluginConfig):
@@ -54,6 +57,37 @@ async def overlayfs(ctx: InitContext[OverlayConfig]) -> Snapshotter:
         upperdir_label=ctx.config.upperdir_label,
         sync_remove=ctx.config.sync_remove,
     )
+
+
+@mount_handler("loop")
+async def loop(_ctx: InitContext[NoConfig]) -> MountHandler:
+    """Files as block devices."""
+    from orlop_snapshots.mounts.handlers import LoopHandler
+
+    if not await run_blocking(Path("/dev/loop-control").exists):
+        raise SkipPlugin("no loop devices on this host: /dev/loop-control is missing; load the kernel module loop")
+    return LoopHandler()
+
+
+@mount_handler("erofs")
+async def erofs(_ctx: InitContext[NoConfig]) -> MountHandler:
+    """EROFS images."""
+    from orlop_snapshots.mounts.handlers import ErofsHandler
+
+    # As a module it is loaded when it is needed first.
+    return ErofsHandler()
+
+
+@mount_manager("bolt", requires=(METADATA.optional(), MOUNT_HANDLER.optional()))
+async def mounts(ctx: InitContext[NoConfig]) -> MountManager:
+    """Mounts that need help. The id is containerd's."""
+    from orlop_snapshots.mounts.manager import Mounts
+
+    made = Mounts(ctx.state, ctx.all(MOUNT_HANDLER), (ctx.daemon_root,))
+    await made.restore()
+    for store in ctx.all(METADATA).values():
+        store.register_collectible(made)
+    return made
 
 
 def _root(ctx: InitContext[NativeConfig] | InitContext[OverlayConfig]) -> Path:

@@ -100,8 +100,6 @@ async def leases(ctx: Context) -> RpcService:
     return LeasesService(ctx.get(METADATA).leases)
 
 
-@GRPC_SERVICE.plugin("namespaces", requires=(METADATA,))
-async def namespaces(ctx: Context) -> RpcService:
 @GRPC_SERVICE.plugin("mounts", requires=(MOUNT_MANAGER,))
 async def mounts(ctx: Context) -> RpcService:
     """Mounts that need help."""
@@ -110,6 +108,8 @@ async def mounts(ctx: Context) -> RpcService:
     return MountsService(ctx.get(MOUNT_MANAGER))
 
 
+@GRPC_SERVICE.plugin("namespaces", requires=(METADATA,))
+async def namespaces(ctx: Context) -> RpcService:
     """Namespaces."""
     from orlop_services.services.namespaces import NamespacesService
 
@@ -124,8 +124,6 @@ async def plugin_admin(ctx: Context) -> RpcService:
     return PluginAdminService(ctx.plugins, ctx.properties.get("config.path", ""))
 
 
-@GRPC_SERVICE.plugin("sandboxes", requires=(METADATA,))
-async def sandboxes(ctx: Context) -> RpcService:
 @GRPC_SERVICE.plugin("sandbox-controllers", requires=(METADATA, EVENT, SANDBOX_CONTROLLER.optional()))
 async def sandbox_controllers(ctx: Context) -> RpcService:
     """Sandboxes that run."""
@@ -136,6 +134,8 @@ async def sandbox_controllers(ctx: Context) -> RpcService:
     return service
 
 
+@GRPC_SERVICE.plugin("sandboxes", requires=(METADATA,))
+async def sandboxes(ctx: Context) -> RpcService:
     """Sandbox records."""
     from orlop_services.services.sandboxes import SandboxesService
 

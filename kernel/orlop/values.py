@@ -51,18 +51,20 @@ def now() -> datetime:
 
 
 def check_labels(labels: Labels) -> None:
-    """Raise `InvalidArgument` for a label whose key and value together exceed 4096 bytes (containerd's rule)."""
+    """Raise `InvalidArgument` for a label without a key, or that takes more than 4096 bytes (containerd's rules)."""
     for key, value in labels.items():
+        if not key:
+            raise InvalidArgument(f'label ""="{value[:64]}": a label needs a key')
         size = len(key.encode()) + len(value.encode())
         if size > _MAX_LABEL:
             raise InvalidArgument(f'label "{key[:64]}": key and value take {size} bytes, the most is {_MAX_LABEL}')
 
 
-def apply_labels(current: Labels, new: Labels, fieldpaths: Sequence[str]) -> dict[str, str]:
+def apply_labels(current: Labels, new: Labels, fieldpaths: Sequence[str], what: str = "") -> dict[str, str]:
     """Labels after an update under a field mask.
 
     No path, or the path ``labels``, replaces all of them; ``labels.<key>`` sets that key, or removes it when *new* has
-    no value for it. Any other path raises `InvalidArgument`.
+    no value for it. Any other path raises `InvalidArgument`, which names *what* is updated.
     """
     if not fieldpaths:
         return dict(new)
@@ -77,7 +79,7 @@ def apply_labels(current: Labels, new: Labels, fieldpaths: Sequence[str]) -> dic
             else:
                 result.pop(key, None)
         else:
-            raise InvalidArgument(f'field "{path}": cannot be updated; only labels can')
+            raise InvalidArgument(f'{what}{": " if what else ""}field "{path}" cannot be updated; only labels can')
     return result
 
 

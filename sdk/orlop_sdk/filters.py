@@ -24,7 +24,7 @@ The classes are plain data, so that a store can translate a filter into a query 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -127,17 +127,17 @@ def quote(text: str) -> str:
     return '"' + _TO_ESCAPE.sub(lambda found: f"\\x{ord(found.group()):02x}", text) + '"'
 
 
-def fields(values: Mapping[str, str | Mapping[str, str]]) -> Adaptor:
+def fields(values: Mapping[str, str | Mapping[str, str]], *, always: Collection[str] = ()) -> Adaptor:
     """An adaptor over a mapping of field names to texts, or to mappings such as labels.
 
-    An empty text counts as absent. What follows the name of a mapping, joined by dots, is the key in it; what follows
-    the name of a text is ignored.
+    An empty text counts as absent, except in the fields named by *always*. What follows the name of a mapping, joined
+    by dots, is the key in it; what follows the name of a text is ignored.
     """
 
     def adaptor(path: tuple[str, ...]) -> str | None:
         value = values.get(path[0])
         if value is None or isinstance(value, str):
-            return value or None
+            return value or (value if path[0] in always else None)
         return value.get(".".join(path[1:]))
 
     return adaptor

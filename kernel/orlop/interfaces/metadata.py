@@ -32,7 +32,7 @@ class NamespaceStore(Protocol):
         """Raises `AlreadyExists`, `InvalidArgument`."""
 
     async def update(self, namespace: Namespace, fieldpaths: Sequence[str] = ()) -> Namespace:
-        """Change labels (``labels.<key>``, or all). Raises `NotFound`."""
+        """Change labels (``labels.<key>``, or all) of a namespace, which comes into being if need be."""
 
     async def delete(self, name: str) -> None:
         """Raises `NotFound`; `FailedPrecondition` naming what it still holds."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from orlop.errors import InvalidArgument
 from orlop.values import SnapshotInfo, SnapshotKind, Usage
 from orlop_sdk.api.services.snapshots.v1 import snapshots_pb2
 from orlop_sdk.convert.common import time_from_wire, time_to_wire
@@ -31,11 +30,9 @@ def info_to_wire(info: SnapshotInfo) -> snapshots_pb2.Info:
 
 
 def info_from_wire(message: snapshots_pb2.Info) -> SnapshotInfo:
-    """What is known of a snapshot. Raises `InvalidArgument` for a kind that does not exist."""
-    try:
-        kind = SnapshotKind(message.kind)
-    except ValueError as error:
-        raise InvalidArgument(f'snapshot "{message.name}": there is no kind {message.kind}') from error
+    """What is known of a snapshot. A kind that nobody knows is `SnapshotKind.UNKNOWN`."""
+    kinds = [kind for kind, number in _KINDS.items() if number == message.kind]
+    kind = kinds[0] if kinds else SnapshotKind.UNKNOWN
     return SnapshotInfo(
         kind=kind,
         name=message.name,

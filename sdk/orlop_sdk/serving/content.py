@@ -52,7 +52,7 @@ class ContentService(Service):
         digest.parse(request.digest)
         reader = await self._store.reader(Descriptor("", request.digest, 0))
         try:
-            offset = max(request.offset, 0)
+            start = offset = max(request.offset, 0)
             if offset > reader.size:
                 raise OutOfRange(f'content "{request.digest}": offset {offset} is past its {reader.size} bytes')
             end = min(offset + request.size, reader.size) if request.size > 0 else reader.size
@@ -60,7 +60,8 @@ class ContentService(Service):
                 data = await reader.read_at(offset, min(CHUNK, end - offset))
                 if not data:
                     break
-                yield pb.ReadContentResponse(offset=offset, data=data)
+                # The offset in what this call reads, as containerd counts it.
+                yield pb.ReadContentResponse(offset=offset - start, data=data)
                 offset += len(data)
         finally:
             await reader.close()
@@ -106,7 +107,7 @@ class _Session:
         self._offset, self._announced = status.offset, status.total
         # What a commit is held against: what was said in this call, not what an earlier one may have been wrong about.
         self._total, self._expected = 0, ""
-        self._answered = False
+        self._answered = self._asked = False
         self._started_at, self._updated_at = status.started_at, status.updated_at
 
     async def answer(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
@@ -123,24 +124,29 @@ class _Session:
         elif request.action != pb.WriteAction.STAT:
             raise InvalidArgument(f'ingest "{self._ref}": there is no write action {request.action}')
         committing = request.action == pb.WriteAction.COMMIT
+        digest = await self._commit(request) if committing else self._writer.digest()
+        self._asked = self._asked or request.action == pb.WriteAction.STAT
+        if not self._asked:
+            return pb.WriteContentResponse(action=request.action, offset=self._offset, digest=digest)
+        # Who asked how far the ingest is gets the rest as well, as from containerd.
         return pb.WriteContentResponse(
             action=request.action,
             started_at=time_to_wire(self._started_at),
             updated_at=time_to_wire(self._updated_at),
             offset=self._offset,
             total=self._total or self._announced,
-            digest=await self._commit(request) if committing else self._writer.digest(),
+            digest=digest,
         )
 
     async def _write(self, request: pb.WriteContentRequest) -> None:
-        if request.offset and request.offset != self._offset:
+        if request.offset > 0 and request.offset != self._offset:
             raise OutOfRange(
                 f'ingest "{self._ref}": write at offset {request.offset}, but {self._offset} bytes are stored; '
                 f"continue there, or at 0 to start over"
             )
         # A commit may leave its offset out; a write at 0 starts over, even when it brings nothing.
         starts_over = bool(request.data) or request.action == pb.WriteAction.WRITE
-        if starts_over and not request.offset and self._offset:
+        if starts_over and request.offset == 0 and self._offset:
             await self._writer.truncate(0)
             self._offset = 0
         if request.data:

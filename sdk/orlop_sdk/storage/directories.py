@@ -152,7 +152,7 @@ class DirectorySnapshotter(ABC):
                 "parent": info.parent,
                 "labels": info.labels,
             }
-            if wanted.match(fields(known)):
+            if wanted.match(fields(known, always=("parent",))):
                 yield info
 
     async def cleanup(self) -> None:

@@ -104,7 +104,8 @@ async def test_namespaces_refuse(core: Core) -> None:
         (store.create(Namespace("-a")), InvalidArgument),
         (store.create(Namespace("b", LONG)), InvalidArgument),
         (store.update(Namespace("a", {}), ["name"]), InvalidArgument),
-        (store.update(Namespace("b")), NotFound),
+        (store.update(Namespace("a", {}), ["labels"]), InvalidArgument),
+        (store.update(Namespace("-b")), InvalidArgument),
         (store.delete("b"), NotFound),
         (store.get("b"), NotFound),
     ):

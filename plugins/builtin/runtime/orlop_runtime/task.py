@@ -139,6 +139,8 @@ class ShimTask:
         await self._call("ResizePty", request, Empty)
 
     async def close_stdin(self, exec_id: str = "") -> None:
+        if exec_id:
+            await self.state(exec_id)  # some shims have no code for a process that is not there
         await self._call("CloseIO", pb.CloseIORequest(id=self.id, exec_id=exec_id, stdin=True), Empty)
 
     async def pids(self) -> list[ProcessInfo]:

@@ -271,8 +271,8 @@ class Container:
                 self._around.publisher.publish("/tasks/checkpointed", container_id=self.id, checkpoint=path)
 
     def check_resizable(self, process: Process) -> None:
-        """Raise `Unknown` when another size of the terminal is of no use any more."""
-        if process.status == STOPPED:
+        """Raise `Unknown` for one that was added and has ended, as containerd's shim does; the first never minds."""
+        if process is not self.init and process.status == STOPPED:
             raise self._refusal("resize a {} container", process)
 
     async def pids(self) -> Sequence[int]:

@@ -90,6 +90,8 @@ class Ingest:
     def open(self) -> Ingest:
         """Make the directory, or take up what is there: its data is hashed again."""
         found = read_status(self.path)
+        if found is not None and self.total and found.total and self.total != found.total:
+            found = None  # not what was begun here, as containerd sees it
         if found is None:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(mode=0o755)
@@ -98,11 +100,10 @@ class Ingest:
             temporary = self.path / ".ref"
             temporary.write_text(self.ref)
             temporary.replace(self.path / "ref")
+            if self.total > 0:
+                (self.path / "total").write_text(str(self.total))
         else:
-            self.started_at, self.updated_at = found.started_at, found.updated_at
-            self.total = self.total or found.total
-        if self.total:
-            (self.path / "total").write_text(str(self.total))
+            self.started_at, self.updated_at, self.total = found.started_at, found.updated_at, found.total
         self._fd = os.open(self.path / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if found is not None:
             self.hash, self.offset = self._rehash(self.algorithm)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Literal
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
@@ -23,6 +26,11 @@ from orlop_core.metadata.writer import NamespacedWriter
 from orlop_sdk import digest as digests
 from orlop_sdk.api.events.content_pb2 import ContentDelete
 from orlop_sdk.filters import fields, parse
+
+#: Blobs whose records are looked up at once.
+_BATCH: Final = 256
+#: Blobs that are removed at the same time.
+_AT_ONCE: Final = 16
 
 Policy = Literal["shared", "isolated"]
 
@@ -46,6 +54,7 @@ class NamespacedContent:
         self._ingests = Ingests(database, isolated=policy == "isolated")
         self._open: set[tuple[str, str]] = set()
         self._guard = Guard()
+        self._deleted: set[str] = set()
         self.dirty = True
         """Whether the back end may hold something that no namespace has any more."""
 
@@ -59,7 +68,9 @@ class NamespacedContent:
 
         def write(tx: Transaction) -> ContentInfo:
             node, current = _load(tx.db, ns, info.digest)
-            labels = graph.stored_labels(apply_labels(current.labels, info.labels, fieldpaths))
+            labels = graph.stored_labels(
+                apply_labels(current.labels, info.labels, fieldpaths, f'content "{info.digest}"')
+            )
             check_labels(labels)
             moment = now_micros()
             tx.db.execute("UPDATE content SET updated = ? WHERE node = ?", (moment, node))
@@ -72,10 +83,10 @@ class NamespacedContent:
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[ContentInfo]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="digest")
-        for row in await self._database.read(lambda db: query.rows(db, _SELECT, (ns,))):
-            info = _info(row)
-            if query.match({"digest": info.digest, "labels": info.labels}):
-                yield info
+        async for rows in query.pages(self._database, _SELECT, (ns,)):
+            for info in map(_info, rows):
+                if query.match({"digest": info.digest, "labels": info.labels}):
+                    yield info
 
     async def delete(self, digest: str) -> None:
         ns, lease = graph.call_scope()
@@ -86,9 +97,10 @@ class NamespacedContent:
             tx.db.execute("DELETE FROM content WHERE node = ?", (node,))
             graph.remove(tx, node)
             tx.changed(removed=True, event=event(ns, "/content/delete", ContentDelete(digest=digest)))
+            # Here, not after the call: its caller may be cancelled before that.
+            self._deleted.add(digest)
 
         await self._database.write(write)
-        self.dirty = True
 
     async def reader(self, descriptor: Descriptor) -> ContentReader:
         await self.info(descriptor.digest)
@@ -157,20 +169,41 @@ class NamespacedContent:
         """Namespace and ref of every ingest that has a writer open."""
         return set(self._open)
 
-    async def sweep(self) -> int:
-        """Remove from the back end what no namespace has. Returns how many blobs went."""
+    async def sweep(self, blobs: Collection[str], ingests: Collection[str]) -> int:
+        """Remove from the back end what no namespace has. Returns how many blobs went.
+
+        *blobs* and *ingests* (refs of the back end) are what a collection has just removed the records of; only when
+        the back end may hold more than that, everything in it is looked at.
+        """
+        deleted, self._deleted = self._deleted, set()
+        if not self.dirty:
+            removed = await self._remove_blobs({*blobs, *deleted})
+            for backend in ingests:
+                await self._abort_unknown(backend)
+            return removed
         self.dirty = False
-        removed = 0
-        stored = [info.digest async for info in self._backend.walk()]
-        known = await self._database.read(_known_digests)
-        for digest in stored:
-            if digest not in known:
-                removed += await self._remove_unknown(digest)
-        ingests = await self._backend.statuses()
+        removed, batch = 0, list[str]()
+        async for info in self._backend.walk():
+            batch.append(info.digest)
+            if len(batch) == _BATCH:
+                removed += await self._remove_blobs(await self._database.read(partial(_unknown, digests=batch)))
+                batch = []
+        removed += await self._remove_blobs(await self._database.read(partial(_unknown, digests=batch)))
+        statuses = await self._backend.statuses()
         kept = await self._database.read(self._ingests.backends)
-        for status in ingests:
+        for status in statuses:
             if status.ref not in kept:
                 await self._abort_unknown(status.ref)
+        return removed
+
+    async def _remove_blobs(self, blobs: Collection[str]) -> int:
+        removed, names = 0, list(blobs)
+        try:
+            for start in range(0, len(names), _AT_ONCE):
+                removed += sum(await asyncio.gather(*map(self._remove_unknown, names[start : start + _AT_ONCE])))
+        except BaseException:
+            self.dirty = True  # whatever was not reached
+            raise
         return removed
 
     async def faults(self) -> AsyncIterator[tuple[str, str, str]]:
@@ -235,7 +268,9 @@ class NamespacedContent:
     async def _abort_unknown(self, backend: str) -> None:
         try:
             await self._backend.abort(backend)
-        except (NotFound, Unavailable, FailedPrecondition):
+        except NotFound:
+            return  # one that was never written to, or whose content came from another namespace
+        except (Unavailable, FailedPrecondition):
             self.dirty = True  # another try at the next collection
 
 
@@ -253,6 +288,16 @@ def _info(row: tuple[int, str, int, int, int, str]) -> ContentInfo:
 
 def _known_digests(db: sqlite3.Connection) -> set[str]:
     return {row[0] for row in db.execute("SELECT name FROM node WHERE kind = 'content' AND present")}
+
+
+def _unknown(db: sqlite3.Connection, digests: Sequence[str]) -> list[str]:
+    """Those of some digests that no namespace has."""
+    rows = db.execute(
+        "SELECT value FROM json_each(?) WHERE NOT EXISTS"
+        " (SELECT 1 FROM node WHERE kind = 'content' AND name = value AND present)",
+        (json.dumps(digests),),
+    )
+    return [row[0] for row in rows]
 
 
 def _is_known(db: sqlite3.Connection, digest: str) -> bool:

@@ -84,16 +84,16 @@ class Leases:
     async def list(self, filters: Sequence[str] = ()) -> list[Lease]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="id")
-        rows = await self._database.read(lambda db: query.rows(db, _SELECT, (ns,)))
-        leases = [Lease(name, from_micros(created), graph.parse_labels(labels)) for name, created, labels in rows]
-        return [lease for lease in leases if query.match({"id": lease.id, "labels": lease.labels})]
+        return await query.all(self._database, _SELECT, (ns,), _lease, _fields)
 
     async def add(self, lease: str, resource: LeaseResource) -> None:
         ns, _ = graph.call_scope()
-        self._check(resource)
 
         def write(tx: Transaction) -> None:
             node = _require(tx.db, ns, lease)
+            self._check(resource)
+            if not resource.id:
+                raise InvalidArgument(f'lease resource of type "{resource.type}": needs an id')
             graph.link(tx, node, graph.namespace(tx, ns), (resource.type, resource.id))
             tx.changed()
 
@@ -101,10 +101,10 @@ class Leases:
 
     async def remove(self, lease: str, resource: LeaseResource) -> None:
         ns, _ = graph.call_scope()
-        self._check(resource)
 
         def write(tx: Transaction) -> None:
             node = _require(tx.db, ns, lease)
+            self._check(resource)
             graph.unlink(tx, node, graph.namespace(tx, ns), (resource.type, resource.id))
             tx.changed(removed=True)
 
@@ -119,7 +119,10 @@ class Leases:
             if separator:
                 raise InvalidArgument(f'lease resource type "{resource.type}": must read {kind}')
             if kind == CONTENT:
-                digest.parse(resource.id)
+                try:
+                    digest.parse(resource.id)
+                except InvalidArgument as error:
+                    raise InvalidArgument(f'lease resource of type "{kind}": {error}') from error
         else:
             raise Unimplemented(f'lease resource type "{resource.type}": not known here')
 
@@ -129,6 +132,15 @@ def _require(db: sqlite3.Connection, ns: str, id: str) -> int:
     if node is None:
         raise NotFound(f'lease "{id}": not found')
     return node
+
+
+def _lease(row: tuple[str, int, str]) -> Lease:
+    name, created, labels = row
+    return Lease(name, from_micros(created), graph.parse_labels(labels))
+
+
+def _fields(lease: Lease) -> dict[str, str | Labels]:
+    return {"id": lease.id, "labels": lease.labels}
 
 
 _: type[LeaseStore] = Leases

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from orlop import context
-from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.interfaces.metadata import NamespaceStore
 from orlop.values import Labels, Namespace, apply_labels, check_labels
 from orlop_core.metadata import graph
@@ -41,6 +41,7 @@ class Namespaces:
     async def create(self, namespace: Namespace) -> None:
         context.check_identifier(namespace.name, "namespace")
         check_labels(namespace.labels)
+        caller = _caller(namespace.name)
 
         def write(tx: Transaction) -> None:
             node = graph.create(tx, 0, NAMESPACES, namespace.name)
@@ -48,18 +49,25 @@ class Namespaces:
                 raise AlreadyExists(f'namespace "{namespace.name}": already exists')
             graph.set_labels(tx, node, 0, NAMESPACES, namespace.labels)
             message = NamespaceCreate(name=namespace.name, labels=namespace.labels)
-            tx.changed(event=event(namespace.name, "/namespaces/create", message))
+            tx.changed(event=event(caller, "/namespaces/create", message))
 
         await self._database.write(write)
 
     async def update(self, namespace: Namespace, fieldpaths: Sequence[str] = ()) -> Namespace:
+        what = f'namespace "{namespace.name}"'
+        context.check_identifier(namespace.name, "namespace")
+        if "labels" in fieldpaths:
+            raise InvalidArgument(f'{what}: field "labels" cannot be updated as a whole; name no field for that')
+        caller = _caller(namespace.name)
+
         def write(tx: Transaction) -> Labels:
-            node = _require(tx.db, namespace.name)
-            labels = graph.stored_labels(apply_labels(graph.labels_of(tx.db, node), namespace.labels, fieldpaths))
+            node = graph.namespace(tx, namespace.name)
+            labels = apply_labels(graph.labels_of(tx.db, node), namespace.labels, fieldpaths, what)
+            labels = graph.stored_labels(labels)
             check_labels(labels)
             graph.replace_labels(tx, node, 0, NAMESPACES, labels)
-            message = NamespaceUpdate(name=namespace.name, labels=labels)
-            tx.changed(event=event(namespace.name, "/namespaces/update", message))
+            message = NamespaceUpdate(name=namespace.name, labels=namespace.labels)
+            tx.changed(event=event(caller, "/namespaces/update", message))
             return labels
 
         return Namespace(namespace.name, await self._database.write(write))
@@ -74,6 +82,11 @@ class Namespaces:
 
         await self._database.write(write)
         self._deleted()
+
+
+def _caller(name: str) -> str:
+    """The namespace to tell of a change in: that of the call, as containerd does, else the changed one itself."""
+    return context.namespace_or_none() or name
 
 
 def _namespace(row: tuple[str, str]) -> Namespace:

@@ -53,6 +53,8 @@ def merge_extensions(
     if path == "extensions":
         return dict(new)
     key = path.removeprefix("extensions.")
+    if not key:
+        raise InvalidArgument(f'field "{path}": names no extension')
     result = dict(current)
     if key in new:
         result[key] = new[key]

@@ -7,30 +7,92 @@ more by the filter itself. So the language has one meaning, and a filter that SQ
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
+from orlop_core.metadata.database import Database
 from orlop_sdk.filters import Filter, Operator, Selector, fields, parse
+
+T = TypeVar("T")
+
+#: Rows that are read at once.
+PAGE: Final = 256
 
 
 class Query:
-    """Parsed filters over nodes. *name* is the field that is the node's name, *columns* are others kept in SQL."""
+    """Parsed filters over nodes.
 
-    def __init__(self, filters: Sequence[str], *, name: str, columns: Mapping[str, str] | None = None) -> None:
+    *name* is the field that is the node's name, *columns* are others kept in SQL, and *always* are those that are
+    there even when they are empty.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[str],
+        *,
+        name: str,
+        columns: Mapping[str, str] | None = None,
+        always: Collection[str] = (),
+    ) -> None:
         """Raises `InvalidArgument` for a malformed filter."""
         self._filters = parse(filters)
+        self._always = always
         self._columns = {name: "n.name", **(columns or {})}
         self._where, self._parameters = self._narrow()
 
-    def rows(self, db: sqlite3.Connection, select: str, parameters: Sequence[object]) -> list[Any]:
-        """The rows of a statement over ``node n`` that may match, in order of name."""
+    async def all(
+        self,
+        database: Database,
+        select: str,
+        parameters: Sequence[object],
+        make: Callable[[Any], T],
+        describe: Callable[[T], Mapping[str, str | Mapping[str, str]]],
+    ) -> list[T]:
+        """What matches, in order of name, made of the rows of a statement over ``node n``.
+
+        All of it happens in a thread: turning thousands of rows into records would keep the loop from everything else.
+        """
         statement = f"{select} AND n.present AND {self._where} ORDER BY n.name"
-        return db.execute(statement, (*parameters, *self._parameters)).fetchall()
+
+        def read(db: sqlite3.Connection) -> list[T]:
+            rows = db.execute(statement, (*parameters, *self._parameters))
+            return [record for row in rows if self.match(describe(record := make(row)))]
+
+        return await database.read(read)
+
+    async def pages(
+        self, database: Database, select: str, parameters: Sequence[object]
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """The rows of a statement over ``node n`` (its id and name first) that may match, in order of name, by pages.
+
+        Nobody holds more than a page, nor a transaction while a slow reader makes up its mind. What comes or goes
+        meanwhile may be there or not.
+        """
+        if self._where == "1":
+            statement, last = f"{select} AND n.present AND n.name > ? ORDER BY n.name LIMIT {PAGE}", ""
+            while rows := await database.read(_fetch(statement, (*parameters, last))):
+                yield rows
+                last = rows[-1][1]
+                if len(rows) < PAGE:
+                    return
+            return
+        # An index tells which rows may match; the order is the name's, so their numbers have to be known first.
+        statement = f"{select} AND n.present AND {self._where} ORDER BY n.name"
+        numbers = await database.read(
+            lambda db: [row[0] for row in db.execute(statement, (*parameters, *self._parameters))]
+        )
+        # The plus keeps SQLite from going through the whole namespace for each page.
+        statement = select.replace(" n.ns = ", " +n.ns = ")
+        statement += " AND n.present AND n.id IN (SELECT value FROM json_each(?)) ORDER BY n.name"
+        for start in range(0, len(numbers), PAGE):
+            page = json.dumps(numbers[start : start + PAGE])
+            yield await database.read(_fetch(statement, (*parameters, page)))
 
     def match(self, values: Mapping[str, str | Mapping[str, str]]) -> bool:
         """Whether a record with these fields matches."""
-        return not self._filters.any_of or self._filters.match(fields(values))
+        return not self._filters.any_of or self._filters.match(fields(values, always=self._always))
 
     def _narrow(self) -> tuple[str, list[str]]:
         alternatives: list[str] = []
@@ -58,3 +120,7 @@ class Query:
         if column is None or selector.operator is not Operator.EQUAL:
             return None
         return f"{column} = ?", (selector.value,)
+
+
+def _fetch(statement: str, parameters: Sequence[object]) -> Callable[[sqlite3.Connection], list[tuple[Any, ...]]]:
+    return lambda db: db.execute(statement, parameters).fetchall()

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 #: A snapshotter that has this layer already, under this name, answers `AlreadyExists`.
 TARGET_LABEL: Final = "containerd.io/snapshot.ref"
+#: Up to so many snapshots are asked for one by one; for more, all that a back end has are gone through.
+_FEW: Final = 16
 #: Labels that concern the back end.
 _BACKEND_PREFIX: Final = "containerd.io/snapshot/"
 
@@ -80,6 +82,7 @@ class NamespacedSnapshotter:
         self._guard = Guard()
         self._recovered = False
         self._recovering = asyncio.Lock()
+        self._removed: set[str] = set()
         self.dirty = True
         """Whether the back end may hold something that no namespace has any more."""
 
@@ -90,8 +93,10 @@ class NamespacedSnapshotter:
 
     async def update(self, info: SnapshotInfo, fieldpaths: Sequence[str] = ()) -> SnapshotInfo:
         ns, _ = graph.call_scope()
+        if not info.name:
+            raise InvalidArgument("snapshot: name is required to update it")
         found = await self._find(info.name)
-        labels = apply_labels(found.labels, info.labels, fieldpaths)
+        labels = apply_labels(found.labels, info.labels, fieldpaths, f'snapshot "{info.name}"')
         check_labels(labels)
         await self._forward_labels(found, labels)
         changed = await self._database.write(
@@ -129,19 +134,24 @@ class NamespacedSnapshotter:
     async def remove(self, key: str) -> None:
         ns, lease = graph.call_scope()
         await self._recover()
-        await self._database.write(lambda tx: self._records.remove(tx, ns, key, lease))
-        self.dirty = True
+        # Noted in the write, not after the call: its caller may be cancelled before that.
+        await self._database.write(lambda tx: self._removed.add(self._records.remove(tx, ns, key, lease)))
 
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
         ns, _ = graph.call_scope()
-        query = Query(filters, name="name")
+        query = Query(filters, name="name", always=("parent",))
         await self._recover()
-        rows = await self._database.read(lambda db: query.rows(db, SELECT, (ns, self._records.kind)))
-        stored = {info.name: info async for info in self.backend.walk()} if rows else {}
-        for found in map(record, rows):
-            if (inner := stored.get(found.backend)) is not None:
-                info = _overlay(found, inner)
-                if query.match(_fields(info)):
+        stored: dict[str, SnapshotInfo] | None = None
+        async for rows in query.pages(self._database, SELECT, (ns, self._records.kind)):
+            page = [record(row) for row in rows]
+            if stored is None and len(page) <= _FEW:
+                inners = await self._stat_all([found.backend for found in page])
+            else:
+                if stored is None:
+                    stored = {info.name: info async for info in self.backend.walk()}
+                inners = [stored.get(found.backend) for found in page]
+            for found, inner in zip(page, inners, strict=True):
+                if inner is not None and query.match(_fields(info := _overlay(found, inner))):
                     yield info
 
     async def cleanup(self) -> None:
@@ -153,16 +163,29 @@ class NamespacedSnapshotter:
     async def close(self) -> None:
         """Nothing to free: the back end is its own plugin's to close."""
 
-    async def sweep(self) -> int:
-        """Remove from the back end what no namespace has, children first. Returns how many snapshots went."""
+    def idle(self) -> bool:
+        """Whether there is nothing to sweep but what a collection may remove the records of."""
+        return not (self.dirty or self._removed)
+
+    async def sweep(self, names: Collection[str]) -> int:
+        """Remove from the back end what no namespace has, children first. Returns how many snapshots went.
+
+        *names* are what a collection has just removed the records of; only when the back end may hold more than that,
+        everything in it is looked at.
+        """
         await self._recover()
-        self.dirty = False
-        stored = {info.name: info async for info in self.backend.walk()}
-        known = await self._database.read(self._records.backends)
+        gone, self._removed = self._removed, set()
+        if self.dirty:
+            self.dirty = False
+            stored = {info.name: info async for info in self.backend.walk()}
+            known = await self._database.read(self._records.backends)
+            unknown = [name for name in _leaves_first(stored) if name not in known]
+        else:
+            found = await self._stat_all(list({*names, *gone}))
+            unknown = _leaves_first({info.name: info for info in found if info is not None})
         removed = 0
-        for name in _leaves_first(stored):
-            if name not in known:
-                removed += await self._remove_unknown(name)
+        for name in unknown:
+            removed += await self._remove_unknown(name)
         if isinstance(self.backend, Cleaner):
             await self.backend.cleanup()
         return removed
@@ -186,6 +209,20 @@ class NamespacedSnapshotter:
         """Drop records of snapshots that are lost, and of all that is made on top of them."""
         await self._database.write(lambda tx: self._records.forget(tx, nodes))
         self.dirty = True
+
+    async def _stat_all(self, names: Sequence[str]) -> list[SnapshotInfo | None]:
+        """What the back end has under some names, in that order; None for what is not there."""
+
+        async def stat(name: str) -> SnapshotInfo | None:
+            try:
+                return await self.backend.stat(name)
+            except NotFound:
+                return None
+
+        found: list[SnapshotInfo | None] = []
+        for start in range(0, len(names), _FEW):
+            found += await asyncio.gather(*map(stat, names[start : start + _FEW]))
+        return found
 
     async def _find(self, key: str) -> Record:
         ns, _ = graph.call_scope()

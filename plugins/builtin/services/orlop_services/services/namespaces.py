@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from orlop.errors import NotFound
 from orlop.interfaces.metadata import NamespaceStore
-from orlop.values import Namespace, apply_labels
+from orlop.values import Namespace
 from orlop_sdk.api.services.namespaces.v1 import namespace_pb2 as pb
 from orlop_sdk.convert.namespaces import namespace_from_wire, namespace_to_wire
 from orlop_sdk.rpc.service import Service
@@ -39,13 +39,7 @@ class NamespacesService(Service):
 
     async def Update(self, request: pb.UpdateNamespaceRequest) -> pb.UpdateNamespaceResponse:
         namespace = namespace_from_wire(request.namespace)
-        try:
-            updated = await self._store.update(namespace, list(request.update_mask.paths))
-        except NotFound:
-            # A namespace begins with the first thing written into it, and that may be a label.
-            labels = apply_labels({}, namespace.labels, list(request.update_mask.paths))
-            updated = Namespace(namespace.name, labels)
-            await self._store.create(updated)
+        updated = await self._store.update(namespace, list(request.update_mask.paths))
         return pb.UpdateNamespaceResponse(namespace=namespace_to_wire(updated))
 
     async def Delete(self, request: pb.DeleteNamespaceRequest) -> Empty:

@@ -24,7 +24,7 @@ from orlop_sdk.http2.connection import Connection
 from orlop_sdk.http2.heads import BEGIN, DONE, Head, failed
 from orlop_sdk.http2.inbox import Inbox, prefix
 from orlop_sdk.http2.stream import Stream
-from orlop_sdk.rpc.channel import closing
+from orlop_sdk.rpc.channel import closing, set_trace
 from orlop_sdk.rpc.edge import MAX_MESSAGE, argument, unserved
 from orlop_sdk.rpc.status import failure
 
@@ -98,6 +98,8 @@ class Call(Stream):
     # The answer.
 
     async def _run(self, method: RpcMethod) -> None:
+        if self._head.trace:
+            set_trace(self._head.trace)
         try:
             with context.scope(namespace=self._head.namespace, lease=self._head.lease):
                 received = self._inbox if method.client_streaming else await self._only_request()

@@ -6,13 +6,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
 from orlop.errors import Internal, OrlopError, Unimplemented
 from orlop_sdk.http2.headers import Fields, block, request
-from orlop_sdk.rpc.channel import named
+from orlop_sdk.rpc.channel import named, traced
 from orlop_sdk.rpc.edge import status_text
 
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
@@ -33,7 +33,7 @@ class Head:
 
     ``namespace`` and ``lease`` are what its metadata name. ``timeout`` is in seconds, None for ever. ``gzip`` says that
     messages may be compressed. ``refusal`` is the block that answers a request which cannot be one of gRPC. ``length``
-    is the content-length, -1 for none.
+    is the content-length, -1 for none. ``trace`` is what the metadata say of the call's trace.
     """
 
     path: str
@@ -43,6 +43,7 @@ class Head:
     gzip: bool = False
     refusal: bytes = b""
     length: int = -1
+    trace: dict[str, str] = field(default_factory=dict)
 
 
 def parse(fields: Fields) -> Head:
@@ -60,7 +61,7 @@ def parse(fields: Fields) -> Head:
     except OrlopError as error:
         more: Fields = [("grpc-accept-encoding", "identity,gzip")] if isinstance(error, Unimplemented) else []
         return Head(asked.path, refusal=failed(error, begun=False, more=more), length=asked.length)
-    return Head(asked.path, namespace, lease, timeout, gzip, length=asked.length)
+    return Head(asked.path, namespace, lease, timeout, gzip, length=asked.length, trace=traced(asked.fields))
 
 
 def failed(error: OrlopError, *, begun: bool, more: Fields | None = None) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from orlop import context
@@ -15,6 +16,8 @@ from orlop import context
 T = TypeVar("T")
 Metadata = Iterable[tuple[str, str | bytes]]
 
+_TRACE_KEYS: Final = frozenset({"traceparent", "tracestate", "baggage"})
+_trace: Final[ContextVar[dict[str, str] | None]] = ContextVar("orlop_trace", default=None)
 _NAMESPACE_KEYS: Final = (context.NAMESPACE_HEADER, context.TTRPC_NAMESPACE_HEADER)
 
 
@@ -54,9 +57,34 @@ def outgoing(metadata: Metadata = ()) -> list[tuple[str, str | bytes]]:
 
 
 def incoming(metadata: Metadata) -> AbstractContextManager[None]:
-    """The scope that a call with this metadata runs in. Of several values the first counts."""
-    namespace, lease = named(metadata)
+    """The scope that a call with this metadata runs in, to be entered in a task of its own.
+
+    Of several values the first counts.
+    """
+    pairs = list(metadata)
+    namespace, lease = named(pairs)
+    set_trace(traced(pairs))
     return context.scope(namespace=namespace, lease=lease)
+
+
+def traced(metadata: Metadata) -> dict[str, str]:
+    """What metadata say of the trace that a call belongs to (W3C Trace Context and Baggage)."""
+    found: dict[str, str] = {}
+    for key, value in metadata:
+        if isinstance(value, str) and key.lower() in _TRACE_KEYS:
+            found.setdefault(key.lower(), value)
+    return found
+
+
+def trace() -> dict[str, str]:
+    """What the metadata of the call that this task answers said of its trace; empty without."""
+    return _trace.get() or {}
+
+
+def set_trace(found: dict[str, str]) -> None:
+    """Remember it for the rest of this task, which answers one call."""
+    if found or _trace.get():
+        _trace.set(found)
 
 
 def named(metadata: Metadata) -> tuple[str | None, str | None]:

@@ -6,7 +6,9 @@ Each service requires its own back end and nothing else: where that is off, one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from orlop.errors import SkipPlugin
 from orlop.hooks import hook, hookimpl
@@ -209,16 +211,22 @@ async def clients(ctx: Context) -> object:
     return Clients(ctx.plugins, plugin_admin.uri)
 
 
-@SERVER.plugin("grpc", config=GrpcConfig, requires=(GRPC_SERVICE.optional(),))
+def _observed(ctx: InitContext[Any], methods: Mapping[str, RpcMethod], transport: str) -> Mapping[str, RpcMethod]:
+    from orlop_sdk.rpc.observed import Observed
+
+    return Observed(methods, ctx.all(METRICS), transport)
+
+
+@SERVER.plugin("grpc", config=GrpcConfig, requires=(GRPC_SERVICE.optional(), METRICS.optional()))
 async def grpc_server(ctx: InitContext[GrpcConfig]) -> Server:
     """Clients' unix socket."""
     from orlop_services.servers.grpc import UnixServer
     from orlop_services.servers.table import LiveTable
 
-    return UnixServer(ctx.config, LiveTable(ctx.all(GRPC_SERVICE), ctx.log))
+    return UnixServer(ctx.config, _observed(ctx, LiveTable(ctx.all(GRPC_SERVICE), ctx.log), "grpc"))
 
 
-@SERVER.plugin("grpc-tcp", config=TcpConfig, requires=(GRPC_SERVICE.optional(),))
+@SERVER.plugin("grpc-tcp", config=TcpConfig, requires=(GRPC_SERVICE.optional(), METRICS.optional()))
 async def grpc_tcp_server(ctx: InitContext[TcpConfig]) -> Server:
     """Clients' TCP port, for services that may be reached from other hosts."""
     if not ctx.config.address:
@@ -226,13 +234,14 @@ async def grpc_tcp_server(ctx: InitContext[TcpConfig]) -> Server:
     from orlop_services.servers.grpc_tcp import TcpServer
     from orlop_services.servers.table import LiveTable, Offered
 
-    return TcpServer(ctx.config, LiveTable(Offered(ctx.all(GRPC_SERVICE), ctx.plugins, "tcp"), ctx.log))
+    table = LiveTable(Offered(ctx.all(GRPC_SERVICE), ctx.plugins, "tcp"), ctx.log)
+    return TcpServer(ctx.config, _observed(ctx, table, "grpc"))
 
 
-@SERVER.plugin("ttrpc", config=TtrpcConfig, requires=(TTRPC_SERVICE.optional(),))
+@SERVER.plugin("ttrpc", config=TtrpcConfig, requires=(TTRPC_SERVICE.optional(), METRICS.optional()))
 async def ttrpc_server(ctx: InitContext[TtrpcConfig]) -> Server:
     """Shims' unix socket."""
     from orlop_services.servers.table import LiveTable
     from orlop_services.servers.ttrpc import TtrpcServer
 
-    return TtrpcServer(ctx.config, LiveTable(ctx.all(TTRPC_SERVICE), ctx.log))
+    return TtrpcServer(ctx.config, _observed(ctx, LiveTable(ctx.all(TTRPC_SERVICE), ctx.log), "ttrpc"))

@@ -26,7 +26,9 @@ def test_remembered_blocks_mean_what_their_table_says(
     ours: Blocks[Fields] = Blocks(lambda found: found)
     for each in [*sent, *sent]:
         if isinstance(each, int):
-            encoder.header_table_size = each
+            # Told the same size twice, this encoder forgets to tell its peer.
+            if each != encoder.header_table_size:
+                encoder.header_table_size = each
             continue
         data = encoder.encode(each, huffman=huff)
         assert ours.decode(data) == [(str(name), str(value)) for name, value in judge.decode(data)]

@@ -16,6 +16,7 @@ from typing import Final
 
 from orlop.errors import OrlopError, Unavailable
 from orlop.interfaces.metadata import MetadataStore, Scheduler
+from orlop.interfaces.observer import Figure
 from orlop.values import CollectionStats
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class CollectionScheduler:
         self._tasks: list[asyncio.Task[None]] = []
         self._runs = 0
         self._spent = 0.0
+        self._seconds = 0.0
+        self._failures = 0
         self._closed = False
 
     async def start(self) -> None:
@@ -104,6 +107,24 @@ class CollectionScheduler:
         self._plan.waiters.append(waiter)
         self._changed.set()
         return await waiter
+
+    def figures(self) -> list[Figure]:
+        """How many collections there were and how long they took, by containerd's names."""
+        return [
+            Figure(
+                "containerd_gc_collections_total",
+                "Garbage collections",
+                "counter",
+                [({"status": "success"}, self._runs), ({"status": "fail"}, self._failures)],
+            ),
+            Figure(
+                "containerd_gc_gc_seconds",
+                "How long garbage collections took",
+                "summary",
+                [({}, self._seconds)],
+                counts=[self._runs],
+            ),
+        ]
 
     async def close(self) -> None:
         """Stop. A collection under way is given up between two steps; who waits for one gets `Unavailable`."""
@@ -149,11 +170,13 @@ class CollectionScheduler:
             _log.warning("garbage collection failed, to be tried again: %s", error)
             failure = error if isinstance(error, OrlopError) else Unavailable(f"garbage collection failed: {error}")
             _settle(waiters, failure)
+            self._failures += 1
             self._plan.owed = True
             self._plan.interval += 1.0
             self._plan.due = loop.time() + self._plan.interval
             return
         self._runs += 1
+        self._seconds += stats.duration
         self._spent += stats.marking or stats.pause
         average = max(_SHORTEST, self._spent / self._runs)
         if self._rule.pause_threshold:

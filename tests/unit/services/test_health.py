@@ -6,7 +6,7 @@ import pytest
 from orlop.errors import NotFound
 from orlop_sdk.rpc.local import LocalChannel
 from orlop_sdk.rpc.stub import Stub
-from orlop_services.services.health import HEALTH, SERVICE_UNKNOWN, SERVING, HealthService, Request
+from orlop_services.services.health import HEALTH, SERVICE_UNKNOWN, SERVING, HealthService, ListRequest, Request
 
 
 @pytest.fixture
@@ -18,6 +18,11 @@ async def test_the_daemon_serves(stub: Stub) -> None:
     assert (await stub.Check(Request())).status == SERVING
     with pytest.raises(NotFound):
         await stub.Check(Request(service="other"))
+
+
+async def test_all_that_can_be_checked_is_listed(stub: Stub) -> None:
+    listed = (await stub.List(ListRequest())).statuses
+    assert {name: answer.status for name, answer in listed.items()} == {"": SERVING}
 
 
 @pytest.mark.parametrize(("service", "status"), [("", SERVING), ("other", SERVICE_UNKNOWN)])

@@ -32,12 +32,29 @@ def _describe() -> FileDescriptorProto:
         status.value.add(name=name, number=number)
     kind = ".grpc.health.v1.HealthCheckResponse.ServingStatus"
     response.field.add(name="status", number=1, type=FieldDescriptorProto.TYPE_ENUM, type_name=kind)
+    file.message_type.add(name="HealthListRequest")
+    listed = file.message_type.add(name="HealthListResponse")
+    entry = listed.nested_type.add(name="StatusesEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=FieldDescriptorProto.TYPE_STRING)
+    message = FieldDescriptorProto.TYPE_MESSAGE
+    entry.field.add(name="value", number=2, type=message, type_name=".grpc.health.v1.HealthCheckResponse")
+    listed.field.add(
+        name="statuses",
+        number=1,
+        type=message,
+        label=FieldDescriptorProto.LABEL_REPEATED,
+        type_name=".grpc.health.v1.HealthListResponse.StatusesEntry",
+    )
     service = file.service.add(name="Health")
     types = {
         "input_type": ".grpc.health.v1.HealthCheckRequest",
         "output_type": ".grpc.health.v1.HealthCheckResponse",
     }
     service.method.add(name="Check", **types)
+    service.method.add(
+        name="List", input_type=".grpc.health.v1.HealthListRequest", output_type=".grpc.health.v1.HealthListResponse"
+    )
     service.method.add(name="Watch", server_streaming=True, **types)
     return file
 
@@ -48,6 +65,8 @@ _file = _pool.FindFileByName("grpc/health/v1/health.proto")
 HEALTH: Final = _file.services_by_name["Health"]
 Request: Final[type[Any]] = message_class(_file.message_types_by_name["HealthCheckRequest"])
 Response: Final[type[Any]] = message_class(_file.message_types_by_name["HealthCheckResponse"])
+ListRequest: Final[type[Any]] = message_class(_file.message_types_by_name["HealthListRequest"])
+ListResponse: Final[type[Any]] = message_class(_file.message_types_by_name["HealthListResponse"])
 
 
 class HealthService(Service):
@@ -59,6 +78,9 @@ class HealthService(Service):
         if request.service:
             raise NotFound(f'service "{request.service}": unknown; only the whole daemon, "", can be checked')
         return Response(status=SERVING)
+
+    async def List(self, _request: Any) -> Any:
+        return ListResponse(statuses={"": Response(status=SERVING)})
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:
         yield Response(status=SERVICE_UNKNOWN if request.service else SERVING)

@@ -7,13 +7,15 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.integration.sdk.test_serve import PROXY, serving
 from tests.support import oci
+from tests.support.cli import PROGRAM
 from tests.support.ctr import eventually
 from tests.support.daemon import ORLOPD, Daemon
 from tests.support.place import short_directory
@@ -59,9 +61,17 @@ def record(id: str, **fields: object) -> Sandbox:
     return Sandbox(id, RuntimeInfo(OWN), sandboxer="shim", **fields)  # type: ignore[arg-type]
 
 
-async def run(to: Clients, namespace: str, id: str, sandbox: str, tree: list[Mount], cgroup: str = "") -> None:
+async def run(
+    to: Clients,
+    namespace: str,
+    id: str,
+    sandbox: str,
+    tree: list[Mount],
+    args: Sequence[str] = ("sleep", "1000"),
+    cgroup: str = "",
+) -> None:
     """A container in a sandbox, running."""
-    container = Container(id, RuntimeInfo(OWN), spec(namespace, id, ["sleep", "1000"], cgroup), sandbox=sandbox)
+    container = Container(id, RuntimeInfo(OWN), spec(namespace, id, args, cgroup), sandbox=sandbox)
     await to.containers.create(container)
     task = await to.tasks.create(id, TaskOptions(rootfs=tree, stdio=Stdio()))
     await task.start()
@@ -122,6 +132,46 @@ async def ends_with_its_containers(to: Clients, container: str) -> None:
     with pytest.raises(NotFound):
         await to.controller.status("pod")
     await to.store.delete("pod")
+
+
+async def test_containers_get_the_time_that_a_stop_gives_them(
+    daemon: Daemon, namespace: str, tree: list[Mount]
+) -> None:
+    async with clients(daemon.address, namespace) as to:
+        await to.store.create(record("pod"))
+        await to.controller.create(record("pod"), SandboxRequest())
+        await to.controller.start("pod")
+        ready = Path(tree[0].source, "tmp", namespace)
+        heeds = f"trap 'exit 7' TERM; echo > /tmp/{namespace}; while :; do sleep 0.1; done"
+        await run(to, namespace, "heeds", "pod", tree, ["sh", "-c", heeds])
+        await run(to, namespace, "deaf", "pod", tree, ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+        eventually(ready.exists, "the trap is set")
+        await to.controller.stop("pod", timeout=2)
+        assert (await (await to.tasks.get("heeds")).wait()).status == 7
+        assert (await (await to.tasks.get("deaf")).wait()).status == 128 + signal.SIGKILL
+        await to.containers.create(
+            Container("late", RuntimeInfo(OWN), spec(namespace, "late", ["true"]), sandbox="pod")
+        )
+        with pytest.raises(FailedPrecondition, match="does not run"):
+            await to.tasks.create("late", TaskOptions(rootfs=tree))
+        await end(to, "heeds", "deaf")
+        await to.controller.shutdown("pod")
+    eventually(lambda: not daemon.shims(), "no shim is left")
+
+
+async def test_what_sandboxes_need_is_not_switched_off(daemon: Daemon, namespace: str) -> None:
+    async with clients(daemon.address, namespace) as to:
+        await to.controller.create(record("pod"), SandboxRequest())
+        for uri in ("io.containerd.sandbox.controller.v1.shim", "io.containerd.shim.v1.orlop"):
+            refused = orlop(daemon, "plugins", "disable", uri)
+            assert refused.returncode != 0
+            assert f'sandbox "{namespace}/pod"' in refused.stderr
+        await to.controller.shutdown("pod")
+
+
+def orlop(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, "--address", str(daemon.address), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 async def test_a_sandbox_outlives_the_daemon(daemon: Daemon, namespace: str, tree: list[Mount]) -> None:
@@ -202,7 +252,7 @@ async def test_figures_are_those_of_the_control_group_in_the_spec(
         await to.controller.start("pod")
         with pytest.raises(NotFound, match="has no control group"):
             await to.controller.metrics("pod")
-        await run(to, namespace, "c1", "pod", tree, f"{group}/c1")
+        await run(to, namespace, "c1", "pod", tree, cgroup=f"{group}/c1")
         metric = await to.controller.metrics("pod")
         assert metric.id == "pod"
         assert metric.data is not None

@@ -126,12 +126,12 @@ async def tasks_service(ctx: InitContext[TasksConfig]) -> Tasks:
     return TaskService(ctx.get(RUNTIME), metadata, logs, ctx.hooks, ctx.state, timeouts, places)
 
 
-@hook("task-users", requires=(RUNTIME.optional(), SHIM.optional()))
+@hook("task-users", requires=(RUNTIME.optional(), SHIM.optional(), SANDBOX_CONTROLLER.optional()))
 async def task_users(ctx: InitContext[PluginConfig]) -> object:
     """Keeps runtimes and launchers from being stopped under their tasks."""
     from orlop_runtime.users import TaskUsers
 
-    return TaskUsers(ctx.all(RUNTIME), ctx.all(SHIM))
+    return TaskUsers(ctx.all(RUNTIME), ctx.all(SHIM), ctx.all(SANDBOX_CONTROLLER))
 
 
 @log_driver("fifo", exports={"schemes": "fifo"})

@@ -167,9 +167,13 @@ class ShimSandboxes:
             sandbox.leaving = self._spawn(self._shutdown(sandbox))
         await asyncio.shield(sandbox.leaving)
 
-    def running(self) -> list[str]:
-        """The sandboxes of all namespaces whose shim is there, as ``namespace/id``."""
-        return ["/".join(key) for key, sandbox in sorted(self._sandboxes.items()) if sandbox.shim is not None]
+    def running(self) -> list[tuple[str, ShimLauncher]]:
+        """The sandboxes of all namespaces whose shim is there, as ``namespace/id``, and who launched it."""
+        return [
+            ("/".join(key), sandbox.launcher)
+            for key, sandbox in sorted(self._sandboxes.items())
+            if sandbox.shim is not None
+        ]
 
     async def metrics(self, id: str) -> Metric:
         request = pb.SandboxMetricsRequest(sandbox_id=id)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups items of a stream, so that a long list travels in few messages."""
+"""Long lists: in few messages, and without keeping everybody else waiting."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeVar
 
 from orlop_sdk.rpc.channel import closing
@@ -25,3 +26,11 @@ async def batches(items: AsyncIterator[T], size: int = BATCH) -> AsyncIterator[l
                 batch = []
     if batch:
         yield batch
+
+
+async def paced(items: Sequence[T], size: int = BATCH) -> AsyncIterator[T]:
+    """The items one by one; after each *size* of them other calls have their turn."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % size == 0:
+            await asyncio.sleep(0)

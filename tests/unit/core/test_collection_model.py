@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -308,6 +309,7 @@ def test_what_a_collection_leaves(memory: Path) -> None:
         core = runner.run(Core.open(memory))
         streams = Streams()
         core.metadata.register_collectible(streams)
+        database = sqlite3.connect(f"file:{memory}/meta.sqlite?mode=ro", uri=True)
 
         async def check(graph: Graph) -> None:
             with context.scope(namespace=f"n{next(counter)}"):
@@ -339,6 +341,8 @@ def test_what_a_collection_leaves(memory: Path) -> None:
             assert await found(core, streams) == set()
             assert [info async for info in core.snapshots.walk()] == []
             assert [info async for info in core.content.walk()] == []
+            # Nor does the database keep the names of what was once referred to.
+            assert [*database.execute("SELECT kind, name FROM node WHERE ns != 0")] == []
 
         @settings(max_examples=GRAPHS, deadline=None, suppress_health_check=list(HealthCheck))
         @given(graph=graphs())
@@ -346,4 +350,5 @@ def test_what_a_collection_leaves(memory: Path) -> None:
             runner.run(check(graph))
 
         examples()
+        database.close()
         runner.run(core.close())

@@ -152,7 +152,8 @@ async def _check_content(database: Database, content: NamespacedContent, checkup
         )
         return
     if orphans and checkup.repair:
-        await content.sweep()
+        content.dirty = True
+        await content.sweep((), ())
     for name in orphans:
         yield Finding(name, "has no record", "remove it", repaired=checkup.repair, note=True)
 
@@ -174,7 +175,8 @@ async def _check_snapshots(
     empty: bool = await database.read(_is_empty)
     if orphans and not empty:
         if checkup.repair:
-            await view.sweep()
+            view.dirty = True
+            await view.sweep(())
         for name in orphans:
             yield Finding(f'snapshot "{name}" in {id}', "has no record", "remove it", checkup.repair, note=True)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,6 +63,8 @@ class Swept:
     """What a sweep removed: how many of each kind, and which things that are kept elsewhere."""
 
     removed: Counter[str] = field(default_factory=Counter)
+    backends: dict[str, list[str]] = field(default_factory=dict)
+    """By kind, what the back ends call what was removed."""
     elsewhere: list[Item] = field(default_factory=list)
 
 
@@ -103,7 +105,10 @@ def sweep(
     for kind, items in removable.items():
         swept.removed[kind] += len(items)
         tx.outcome.events += _events(kind, items)
+        swept.backends[kind] = _backends(tx.db, kind, items)
     _delete(tx.db, removable)
+    # A name that only the dead referred to, or nobody, is not marked either.
+    forget_names(tx.db, dead)
     end(tx)
     return swept
 
@@ -148,6 +153,17 @@ def _events(kind: str, items: Sequence[tuple[int, str, str]]) -> list[Event]:
     return []
 
 
+def _backends(db: sqlite3.Connection, kind: str, items: Sequence[tuple[int, str, str]]) -> list[str]:
+    if kind == CONTENT:
+        return [name for _, _, name in items]
+    table = "snapshot" if kind.startswith(SNAPSHOTS) else "ingest" if kind == INGESTS else ""
+    if not table:
+        return []
+    nodes = json.dumps([node for node, _, _ in items])
+    rows = db.execute(f"SELECT backend FROM {table} WHERE node IN (SELECT value FROM json_each(?))", (nodes,))
+    return [row[0] for row in rows]
+
+
 def _delete(db: sqlite3.Connection, removable: dict[str, list[tuple[int, str, str]]]) -> None:
     everything: list[int] = []
     snapshots: list[int] = []
@@ -172,15 +188,16 @@ def _delete(db: sqlite3.Connection, removable: dict[str, list[tuple[int, str, st
         "WHERE id IN (SELECT value FROM json_each(?))",
     ):
         db.execute(statement, (ids,))
-    forget_names(db)
 
 
-def forget_names(db: sqlite3.Connection) -> None:
-    """Drop the mere names that nothing refers to any more."""
+def forget_names(db: sqlite3.Connection, among: Collection[int] | None = None) -> None:
+    """Drop the mere names that nothing refers to any more, of these nodes or of all."""
+    which = "present = 0" if among is None else "id IN (SELECT value FROM json_each(?)) AND present = 0"
     db.execute(
-        "DELETE FROM node WHERE present = 0 AND NOT EXISTS (SELECT 1 FROM edge WHERE dst = node.id) "
+        f"DELETE FROM node WHERE {which} AND NOT EXISTS (SELECT 1 FROM edge WHERE dst = node.id) "
         "AND NOT EXISTS (SELECT 1 FROM edge WHERE src = node.id) "
-        "AND NOT EXISTS (SELECT 1 FROM condition WHERE dst = node.id)"
+        "AND NOT EXISTS (SELECT 1 FROM condition WHERE dst = node.id)",
+        () if among is None else (json.dumps(list(among)),),
     )
 
 

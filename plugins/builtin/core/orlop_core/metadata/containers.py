@@ -42,8 +42,7 @@ class Containers:
     async def list(self, filters: Sequence[str] = ()) -> list[Container]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="id", columns={"runtime.name": "r.runtime", "image": "r.image"})
-        rows = await self._database.read(lambda db: query.rows(db, _SELECT, (ns,)))
-        return [container for row in rows if query.match(_fields(container := _container(row)))]
+        return await query.all(self._database, _SELECT, (ns,), _container, _fields)
 
     async def create(self, container: Container) -> Container:
         ns, _ = graph.call_scope()

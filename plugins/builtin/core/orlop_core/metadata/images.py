@@ -43,8 +43,7 @@ class Images:
     async def list(self, filters: Sequence[str] = ()) -> list[Image]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="name", columns={"target.digest": "r.digest", "target.mediatype": "r.media_type"})
-        rows = await self._database.read(lambda db: query.rows(db, _SELECT, (ns,)))
-        return [image for row in rows if query.match(_fields(image := _image(row)))]
+        return await query.all(self._database, _SELECT, (ns,), _image, _fields)
 
     async def create(self, image: Image, *, timestamp: datetime | None = None) -> Image:
         """*timestamp*, if given, becomes the time of creation and of the last update."""

@@ -39,8 +39,7 @@ class Sandboxes:
     async def list(self, filters: Sequence[str] = ()) -> list[Sandbox]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="id")
-        rows = await self._database.read(lambda db: query.rows(db, _SELECT, (ns,)))
-        return [sandbox for row in rows if query.match(_fields(sandbox := _sandbox(row)))]
+        return await query.all(self._database, _SELECT, (ns,), _sandbox, _fields)
 
     async def create(self, sandbox: Sandbox) -> Sandbox:
         ns, _ = graph.call_scope()

@@ -24,9 +24,9 @@ SELECT: Final = (
     f"WHERE n.ns = {graph.NAMESPACE_ID} AND n.kind = ?"
 )
 _FIND: Final = f"{SELECT} AND n.name = ? AND n.present"
-_NAME_TAKEN: Final = (
-    "SELECT 1 FROM pending_commit c JOIN node n ON n.id = c.node WHERE n.ns = ? AND n.kind = ? AND c.name = ?"
-)
+#: CROSS keeps SQLite from going through all snapshots instead of the few commits that are under way, if any.
+_PENDING: Final = "pending_commit c CROSS JOIN node n ON n.id = c.node"
+_NAME_TAKEN: Final = f"SELECT 1 FROM {_PENDING} WHERE n.ns = ? AND n.kind = ? AND c.name = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class SnapshotRecords:
         tx.changed()
         return self.require(tx.db, ns, key)
 
-    def remove(self, tx: Transaction, ns: str, key: str, lease: str | None) -> None:
-        """Forget a snapshot. Raises `NotFound`, `FailedPrecondition`."""
+    def remove(self, tx: Transaction, ns: str, key: str, lease: str | None) -> str:
+        """Forget a snapshot and return the back end's key. Raises `NotFound`, `FailedPrecondition`."""
         found = self.require(tx.db, ns, key)
         self._check_idle(tx, found)
         children = tx.db.execute(
@@ -126,6 +126,7 @@ class SnapshotRecords:
         graph.remove(tx, found.node)
         message = SnapshotRemove(key=key, snapshotter=self.snapshotter)
         tx.changed(removed=True, event=event(ns, "/snapshot/remove", message))
+        return found.backend
 
     def begin_commit(
         self, tx: Transaction, ns: str, key: str, new: New, lease: str | None
@@ -186,8 +187,8 @@ class SnapshotRecords:
     def pending(self, db: sqlite3.Connection) -> list[Pending]:
         """Commits noted and not finished."""
         rows = db.execute(
-            "SELECT c.node, s.name, n.name, c.name, c.backend FROM pending_commit c "
-            "JOIN node n ON n.id = c.node JOIN node s ON s.id = n.ns WHERE n.kind = ?",
+            f"SELECT c.node, s.name, n.name, c.name, c.backend FROM {_PENDING} "
+            "CROSS JOIN node s ON s.id = n.ns WHERE n.kind = ?",
             (self.kind,),
         )
         return [Pending(*row) for row in rows]
@@ -196,7 +197,7 @@ class SnapshotRecords:
         """The back end's keys of all records, commits under way included."""
         rows = db.execute(
             "SELECT r.backend FROM snapshot r JOIN node n ON n.id = r.node WHERE n.kind = ?1 "
-            "UNION SELECT c.backend FROM pending_commit c JOIN node n ON n.id = c.node WHERE n.kind = ?1",
+            f"UNION SELECT c.backend FROM {_PENDING} WHERE n.kind = ?1",
             (self.kind,),
         )
         return {row[0] for row in rows}
@@ -205,7 +206,7 @@ class SnapshotRecords:
         """Whether any record is about this snapshot of the back end."""
         row = db.execute(
             "SELECT 1 FROM snapshot r JOIN node n ON n.id = r.node WHERE r.backend = ?1 AND n.kind = ?2 "
-            "UNION SELECT 1 FROM pending_commit c JOIN node n ON n.id = c.node WHERE c.backend = ?1 AND n.kind = ?2",
+            f"UNION ALL SELECT 1 FROM {_PENDING} WHERE c.backend = ?1 AND n.kind = ?2",
             (backend, self.kind),
         ).fetchone()
         return row is not None

@@ -134,13 +134,20 @@ class SqliteMetadataStore:
     async def collect(self) -> CollectionStats:
         async with self._collecting:
             started = time.perf_counter()
-            swept, pause = await self._collect_records()
-            marked = time.perf_counter() - started
-            removed = dict(swept.removed)
-            if removed_content := await self._sweep_content(swept):
-                removed["blobs"] = removed_content
-            await self._sweep_snapshotters(swept)
-            await self._sweep_elsewhere(swept, removed)
+            try:
+                swept, pause = await self._collect_records()
+                marked = time.perf_counter() - started
+                removed = dict(swept.removed)
+                if removed_content := await self._sweep_content(swept):
+                    removed["blobs"] = removed_content
+                await self._sweep_snapshotters(swept)
+                await self._sweep_elsewhere(swept, removed)
+            except BaseException:
+                # What had its record removed is known to nobody now, so the next collection has to look everywhere.
+                self._content.dirty = True
+                for view in self._snapshotters.values():
+                    view.dirty = True
+                raise
             return CollectionStats(removed, pause=pause, duration=time.perf_counter() - started, marking=marked)
 
     async def check(self) -> list[str]:
@@ -209,17 +216,16 @@ class SqliteMetadataStore:
         return idle
 
     async def _sweep_content(self, swept: Swept) -> int:
-        if not (self._content.dirty or swept.removed[CONTENT] or swept.removed[INGESTS]):
-            return 0
-        return await self._content.sweep()
+        return await self._content.sweep(swept.backends.get(CONTENT, ()), swept.backends.get(INGESTS, ()))
 
     async def _sweep_snapshotters(self, swept: Swept) -> None:
         for id in list(self._snapshotters):
             view = self._snapshotters.get(id)
-            if view is None or not (view.dirty or swept.removed[SNAPSHOTS + id]):
+            names = swept.backends.get(SNAPSHOTS + id, ())
+            if view is None or (view.idle() and not names):
                 continue
             try:
-                await view.sweep()
+                await view.sweep(names)
             except OrlopError as error:
                 # One snapshotter that is out of order must not keep the others from being cleared.
                 view.dirty = True

@@ -12,6 +12,7 @@ from orlop.interfaces.metadata import ContainerStore
 from orlop_sdk.api.services.containers.v1 import containers_pb2 as pb
 from orlop_sdk.convert.containers import container_from_wire, write_container
 from orlop_sdk.rpc.service import Service
+from orlop_sdk.serving.batches import paced
 
 
 class ContainersService(Service):
@@ -29,7 +30,7 @@ class ContainersService(Service):
 
     async def List(self, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
         response = pb.ListContainersResponse()
-        for container in await self._store.list(list(request.filters)):
+        async for container in paced(await self._store.list(list(request.filters))):
             write_container(container, response.containers.add())
         return response
 

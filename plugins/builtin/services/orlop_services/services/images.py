@@ -13,6 +13,7 @@ from orlop_sdk.api.services.images.v1 import images_pb2 as pb
 from orlop_sdk.convert.common import time_from_wire
 from orlop_sdk.convert.images import image_from_wire, image_to_wire
 from orlop_sdk.rpc.service import Service
+from orlop_sdk.serving.batches import paced
 
 
 class ImagesService(Service):
@@ -28,7 +29,7 @@ class ImagesService(Service):
 
     async def List(self, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
         found = await self._store.list(list(request.filters))
-        return pb.ListImagesResponse(images=[image_to_wire(image) for image in found])
+        return pb.ListImagesResponse(images=[image_to_wire(image) async for image in paced(found)])
 
     async def Create(self, request: pb.CreateImageRequest) -> pb.CreateImageResponse:
         created = await self._store.create(image_from_wire(request.image), timestamp=_source_date(request))

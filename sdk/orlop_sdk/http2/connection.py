@@ -6,7 +6,8 @@ It keeps the rules of frames, streams and flow control; `Streams`, which it is g
 **Limits**. A peer costs bounded memory, whatever it sends: streams and the tasks that answer them are counted together
 (a stream that is reset counts until its task has ended, so opening and resetting in a row gains nothing); a peer that
 lets answers pile up, or resets faster than tasks end, is not read from until that is over; header blocks are bounded in
-bytes and in frames; see `orlop_sdk.http2.flow` for content.
+bytes and in frames; see `orlop_sdk.http2.flow` for content. A greeting, a frame or a header block that is not completed
+in time ends the connection (`orlop_sdk.progress`); streams may stay open as long as they like.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from orlop_sdk.http2.flow import HIGH_WATER, MAX_BACKLOG, STREAM_WINDOW, Intake,
 from orlop_sdk.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from orlop_sdk.http2.headers import MAX_FIELDS, Blocks, Fields, Malformed, check_trailers
 from orlop_sdk.http2.stream import Stream
+from orlop_sdk.progress import Progress
 
 #: Streams at a time on one connection. Calls that wait for containers to exit are one each.
 MAX_STREAMS: Final = 16384
@@ -108,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._gone = False
         self._holds = 0
         self._linger: asyncio.TimerHandle | None = None
+        self._steps = 0
+        self._progress = Progress(self._incomplete, self._late)
 
     # What streams use.
 
@@ -185,6 +189,7 @@ class Connection(asyncio.Protocol):
         self._intake = Intake(self.outlet)
         self.outlet.control(_SETTINGS)
         self._intake.open()
+        self._progress.look()
         self._service.made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -192,13 +197,13 @@ class Connection(asyncio.Protocol):
             return
         try:
             for kind, flags, stream, payload in self._decoder.feed(data):
+                self._steps += 1
                 self._frame(kind, flags, stream, payload)
                 if self._closing:
                     return
         except ConnectionFault as fault:
-            self.outlet.control(frames.encode_goaway(self._last, fault.code, str(fault)))
-            self._close()
-            self._lose_all()
+            self._break_off(fault)
+        self._progress.look()
         if self.outlet.backlog > MAX_BACKLOG:
             self._hold(_BACKLOG)
 
@@ -211,6 +216,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = self._gone = True
+        self._progress.stop()
         if self._linger is not None:
             self._linger.cancel()
         self._lose_all()
@@ -410,6 +416,21 @@ class Connection(asyncio.Protocol):
         if self._finishing and not self._streams:
             self._close()
 
+    def _break_off(self, fault: ConnectionFault) -> None:
+        self.outlet.control(frames.encode_goaway(self._last, fault.code, str(fault)))
+        self._close()
+        self._lose_all()
+
+    def _incomplete(self) -> int | None:
+        """See `Progress`. While we do not read, it is not the peer who is slow."""
+        if self._closing or self._holds:
+            return None
+        return self._steps if not self._greeted or self._block is not None or self._decoder.is_within else None
+
+    def _late(self) -> None:
+        what = "a frame or header block that is not completed" if self._greeted else "no greeting"
+        self._break_off(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, what))
+
     def _lose_all(self) -> None:
         for stream in list(self._streams.values()):
             self._lose(stream.id, told=True)
@@ -448,6 +469,7 @@ class Connection(asyncio.Protocol):
         before, self._holds = self._holds, self._holds & ~reason
         if before and not self._holds and not self._closing:
             self.outlet.transport.resume_reading()
+            self._progress.look()
 
 
 _HANDLERS: Final[dict[int, Callable[[Connection, int, int, bytes], None]]] = {

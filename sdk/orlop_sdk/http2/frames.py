@@ -155,6 +155,11 @@ class Decoder:
         self._rest = bytearray()
         self._needed = len(PREFACE)
 
+    @property
+    def is_within(self) -> bool:
+        """Whether a frame, or the preface, has begun and is not complete."""
+        return bool(self._rest)
+
     def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         """The frames that are now complete: kind, flags, stream, payload. Raises `ConnectionFault` at one too long.
 

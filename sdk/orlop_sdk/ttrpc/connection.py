@@ -53,6 +53,11 @@ class Connection(asyncio.Protocol, ABC):
         """Whether frames can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether frames are read; not while too much waits for readers."""
+        return self._waiting <= MAX_WAITING
+
     def send(self, stream: int, kind: int, flags: int = 0, data: bytes = b"") -> None:
         """Send a frame. Raises `ResourceExhausted` when it is too long, `Unavailable` when the connection is gone."""
         if self._transport is None or self._transport.is_closing():

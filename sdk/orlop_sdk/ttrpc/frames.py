@@ -58,6 +58,11 @@ class Decoder:
         self._buffer = bytearray()
         self._skip = 0
 
+    @property
+    def is_within(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._buffer) or self._skip > 0
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that *data* completes, in order."""
         buffer = self._buffer

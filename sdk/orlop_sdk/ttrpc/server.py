@@ -34,6 +34,7 @@ from orlop.errors import (
 )
 from orlop.interfaces.rpc import RpcMethod
 from orlop_sdk.api.ttrpc.ttrpc_pb2 import Request, Response
+from orlop_sdk.progress import Progress
 from orlop_sdk.rpc.channel import closing, incoming
 from orlop_sdk.rpc.messages import decode, decoded
 from orlop_sdk.rpc.status import failure, to_status
@@ -137,6 +138,8 @@ class _ServerConnection(Connection):
         self._last = 0
         self._finishing = False
         self._gone = False
+        self._steps = 0
+        self._progress = Progress(self._incomplete, self._late)
 
     def finish(self) -> None:
         """Take no more calls, and close once those under way have ended."""
@@ -152,8 +155,13 @@ class _ServerConnection(Connection):
             self._finishing = True
             transport.abort()  # type: ignore[attr-defined]  # BaseTransport lacks it, every real one has it
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._progress.look()
+
     def ended(self, error: Exception | None) -> None:
         self._gone = True
+        self._progress.stop()
         for call in self._calls.values():
             call.inbox.end(Unavailable("ttrpc connection: closed by the client"))
             if call.task is not None:
@@ -161,6 +169,7 @@ class _ServerConnection(Connection):
         self._settle()
 
     def frame_received(self, frame: Frame) -> None:
+        self._steps += 1
         if frame.dropped:
             self._refuse(frame.stream, ResourceExhausted(f"message of {frame.dropped} bytes: longer than ttrpc allows"))
         elif frame.stream % 2 == 0:
@@ -269,6 +278,14 @@ class _ServerConnection(Connection):
     def _respond(self, stream: int, error: OrlopError) -> None:
         if self.is_open:
             self.send(stream, RESPONSE, 0, Response(status=to_status(error)).SerializeToString())
+
+    def _incomplete(self) -> int | None:
+        """See `Progress`. While we do not read, it is not the peer who is slow."""
+        return self._steps if self.is_open and self.is_reading and self._decoder.is_within else None
+
+    def _late(self) -> None:
+        log.warning("ttrpc: hung up on a client that did not complete a frame")
+        self.abort()
 
     def _settle(self) -> None:
         if self._calls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyPb
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop import context, errors
 from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk import progress
 from orlop_sdk.api.ttrpc.ttrpc_pb2 import Request, Response
 from orlop_sdk.ttrpc.client import Client
 from orlop_sdk.ttrpc.connection import socket_path
@@ -437,6 +439,69 @@ async def test_closing_frame_with_data_is_refused(peer: Peer) -> None:
     peer.request(1, "Join", AnyPb(), REMOTE_OPEN)
     peer.send(1, DATA, REMOTE_CLOSED, AnyPb(value=b"a").SerializeToString())
     assert (await peer.status())[:2] == (1, errors.InvalidArgument.code)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\0", encode(1, REQUEST, 0, b"x" * 9)[:-1], HEADER.pack(MAX_DATA + 9, 1, REQUEST, 0)]
+)
+async def test_a_frame_that_is_not_completed_ends_the_connection(
+    peer: Peer, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.2)
+    peer.writer.write(sent)
+    answers = await asyncio.wait_for(peer.reader.read(), 10)
+    assert len(answers) < 200
+
+
+async def test_a_connection_that_waits_may_wait(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.1)
+    peer.request(1, "Echo", AnyPb())
+    assert (await peer.status())[1] == 0
+    await asyncio.sleep(0.4)
+    peer.request(3, "Echo", AnyPb())
+    assert (await peer.status())[1] == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            encode,
+            st.one_of(st.integers(0, 9), st.just(2**32 - 1)),
+            st.integers(0, 5),
+            st.integers(0, 255),
+            st.one_of(
+                st.binary(max_size=40),
+                st.sampled_from(("Echo", "Chat", "None")).map(
+                    lambda name: Request(service=SERVICE, method=name, payload=b"", timeout_nano=-5).SerializeToString()
+                ),
+            ),
+        ),
+        max_size=10,
+    ),
+    st.binary(max_size=12),
+)
+def test_any_frames_break_nothing(sent: list[bytes], rest: bytes) -> None:
+    asyncio.run(_attack(b"".join(sent) + rest))
+
+
+async def _attack(sent: bytes) -> None:
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    backend = Backend()
+    server = Server(backend.methods())
+    ours, theirs = socket.socketpair()
+    made: Any = await asyncio.get_running_loop().connect_accepted_socket(server.protocol, theirs)
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    try:
+        writer.write(sent)
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.transport.abort()
+        made[0].abort()
+    await server.close(0)
+    assert failures == []
 
 
 async def test_frames_of_a_stream_are_those_of_the_protocol(peer: Peer) -> None:

@@ -234,6 +234,12 @@ async def grpc_tcp_server(ctx: InitContext[TcpConfig]) -> Server:
     from orlop_services.servers.grpc_tcp import TcpServer
     from orlop_services.servers.table import LiveTable, Offered
 
+    if not ctx.config.tls_ca:
+        ctx.log.warning(
+            "whoever reaches %s may call what it offers%s; set tls_ca, tls_cert and tls_key to ask for certificates",
+            ctx.config.address,
+            "" if ctx.config.tls_cert else ", and nothing is encrypted",
+        )
     table = LiveTable(Offered(ctx.all(GRPC_SERVICE), ctx.plugins, "tcp"), ctx.log)
     return TcpServer(ctx.config, _observed(ctx, table, "grpc"))
 

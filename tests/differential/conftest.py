@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.differential.calls import PACKAGES, all_methods
+from tests.differential.differences import DIFFERENCES
+from tests.differential.sides import TALLY, Both
 from tests.support.comparison import Pair
 from tests.support.daemon import CONTAINERD, SUBJECT, Daemon
 from tests.support.image import Image, many_layers, noise, write_archive, write_layout
@@ -55,3 +58,34 @@ def pair(directory: Path, registry: Registry) -> Iterator[Pair]:
         Daemon(directory / "o", SUBJECT, tables=COLLECTION) as subject,
     ):
         yield Pair(standard, subject, directory, data)
+
+
+@pytest.fixture(scope="session")
+def both(directory: Path) -> Iterator[Both]:
+    """Another two, which scenarios and generated sequences have to themselves."""
+    place = directory / "both"
+    for name in ("c", "o", "own"):
+        (place / name).mkdir(parents=True)
+    with (
+        Daemon(place / "c", CONTAINERD, tables=COLLECTION) as standard,
+        Daemon(place / "o", SUBJECT, tables=COLLECTION) as subject,
+    ):
+        sides = Both(standard, subject, place / "own")
+        yield sides
+        sides.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was compared, and what is meant to differ."""
+    if not TALLY.methods:
+        return
+    played = all_methods() & TALLY.methods.keys()
+    write = terminalreporter.write_line
+    terminalreporter.section("both daemons")
+    write(f"{len(TALLY.scenarios)} scenarios without an unexplained difference")
+    write(f"{TALLY.steps['written']} steps of written scenarios, {TALLY.steps['generated']} of generated sequences")
+    write(f"{len(played)} of {len(all_methods())} methods of {len(PACKAGES) + 1} services")
+    write(f"{sum(TALLY.failed.values())} differences that nothing explains")
+    write(f"{sum(TALLY.used.values())} that are meant, of {len(TALLY.used)} kinds (of {len(DIFFERENCES)} listed):")
+    for item in DIFFERENCES:
+        write(f"  {TALLY.used[item.name]:5} {item.name}: {item.why}")

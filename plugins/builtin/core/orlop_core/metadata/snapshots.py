@@ -231,8 +231,6 @@ class NamespacedSnapshotter:
 
     async def _create(self, key: str, parent: str, labels: Labels, *, readonly: bool) -> list[Mount]:
         ns, lease = graph.call_scope()
-        if not key:
-            raise InvalidArgument("snapshot: key must not be empty")
         check_labels(labels)
         await self._recover()
         target = labels.get(TARGET_LABEL, "")
@@ -260,11 +258,15 @@ class NamespacedSnapshotter:
         """Refuse early what could not be recorded later. Returns the parent's key in the back end."""
 
         def look_up(db: sqlite3.Connection) -> str:
-            if lease is not None and graph.find(db, ns, LEASES, lease) is None:
-                raise NotFound(f'lease "{lease}": not found')
+            # In containerd's order, for a client that gets several things wrong.
             if self._records.find(db, ns, key) is not None:
                 raise AlreadyExists(f'snapshot "{key}": already exists')
-            return self._records.require(db, ns, parent, "parent snapshot").backend if parent else ""
+            backend = self._records.require(db, ns, parent, "parent snapshot").backend if parent else ""
+            if not key:
+                raise InvalidArgument("snapshot: key must not be empty")
+            if lease is not None and graph.find(db, ns, LEASES, lease) is None:
+                raise NotFound(f'lease "{lease}": not found')
+            return backend
 
         return self._database.look_up(look_up)
 

@@ -18,6 +18,7 @@ from tests.conftest import mount_points
 from tests.support import oci
 from tests.support.ctr import eventually
 from tests.support.daemon import ORLOPD, Daemon
+from tests.support.image import LAYER_TAR, entry, tar
 from tests.support.place import short_directory
 from tests.support.runtime import forget_namespace
 
@@ -25,7 +26,7 @@ from orlop import context
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unimplemented
 from orlop.interfaces.mount import Activation, MountHandler
 from orlop.interfaces.task import TaskOptions
-from orlop.values import Container, Mount, RuntimeInfo, Stdio
+from orlop.values import Container, Descriptor, Mount, RuntimeInfo, Stdio
 from orlop_sdk.client.connection import open_channel
 from orlop_sdk.client.mounts import RemoteMountManager
 from orlop_sdk.client.services import remote_services
@@ -75,7 +76,7 @@ class Host:
         services = remote_services(channel, namespace)  # type: ignore[arg-type]
         self.mounts = mounts
         self.leases, self.containers, self.tasks = services.leases, services.containers, services.tasks
-        self.images = services.images
+        self.content, self.diff = services.content, services.diff
 
 
 @asynccontextmanager
@@ -378,6 +379,46 @@ async def test_a_task_that_fails_leaves_no_mounts(daemon: Daemon, namespace: str
             await to.tasks.create("c", TaskOptions(rootfs=[Mount("erofs", str(image))]))
         assert await to.mounts.list() == []
         await to.containers.delete("c")
+    assert nothing_mounted(daemon)
+
+
+async def test_layers_are_unpacked_and_made_on_what_needs_help(daemon: Daemon, namespace: str, image: Path) -> None:
+    """The differ has such mounts prepared for as long as it works."""
+    work = daemon.root / "diffs" / namespace
+    lower = [Mount("erofs", str(image))]
+    upper = [
+        Mount("erofs", str(image)),
+        Mount(
+            "format/mkdir/overlay",
+            "overlay",
+            options=(
+                f"X-containerd.mkdir.path={work}/upper:0755",
+                f"X-containerd.mkdir.path={work}/work",
+                "lowerdir={{ mount 0 }}",
+                f"upperdir={work}/upper",
+                f"workdir={work}/work",
+            ),
+        ),
+    ]
+    async with host(daemon, namespace) as to:
+        layer = tar([entry("etc/added", b"by a layer")])
+        await to.leases.create("l")
+        with context.scope(namespace=namespace, lease="l"):
+            writer = await to.content.writer("layer")
+            await writer.write(layer)
+            stored = await writer.commit(size=len(layer))
+            await writer.close()
+            applied = await to.diff.apply(Descriptor(LAYER_TAR, stored, len(layer)), upper)
+            assert (work / "upper/etc/added").read_text() == "by a layer"
+            made = await to.diff.compare(lower, upper, media_type=LAYER_TAR)
+            reader = await to.content.reader(made)
+            assert b"by a layer" in await reader.read_at(0, made.size)
+            await reader.close()
+        assert applied.digest == stored
+        with pytest.raises(InvalidArgument):
+            await to.diff.apply(Descriptor(LAYER_TAR, stored, len(layer)), [Mount("zip/bind", "/")])
+        assert await to.mounts.list() == []
+        await to.leases.delete("l", sync=True)
     assert nothing_mounted(daemon)
 
 

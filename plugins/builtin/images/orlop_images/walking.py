@@ -23,6 +23,7 @@ from orlop.errors import AlreadyExists, DataLoss, NotFound, Unimplemented
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter, LocalReader
 from orlop.interfaces.differ import Differ, differ
 from orlop.interfaces.metadata import METADATA
+from orlop.interfaces.mount import MOUNT_MANAGER
 from orlop.interfaces.stream import STREAM_PROCESSOR, TAR, StreamProcessor
 from orlop.plugin import InitContext, PluginConfig
 from orlop.values import EMPTY, AnyMessage, Descriptor, Labels, Mount
@@ -248,7 +249,7 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-@differ("walking", config=WalkingConfig, requires=(METADATA, STREAM_PROCESSOR.optional()))
+@differ("walking", config=WalkingConfig, requires=(METADATA, STREAM_PROCESSOR.optional(), MOUNT_MANAGER.optional()))
 async def walking(ctx: InitContext[WalkingConfig]) -> Differ:
     """Tar layers, plain, compressed, or whatever the stream processors make tar of."""
 
@@ -257,7 +258,9 @@ async def walking(ctx: InitContext[WalkingConfig]) -> Differ:
         return chosen
 
     parts = Parts(ctx.get(METADATA).content, ctx.all(STREAM_PROCESSOR), choose, ctx.state)
-    return WalkingDiffer(parts, ctx.config)
+    from orlop_images.prepared import PreparedDiffer
+
+    return PreparedDiffer(WalkingDiffer(parts, ctx.config), ctx.all(MOUNT_MANAGER))
 
 
 _: type[Differ] = WalkingDiffer

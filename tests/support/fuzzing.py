@@ -75,6 +75,17 @@ HOSTILE: Final = (
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar",
 )
+#: What is looked into where it comes in an Any.
+_MESSAGES: Final = (
+    "containerd.runc.v1.Options",
+    "containerd.runc.v1.CheckpointOptions",
+    "runtimeoptions.v1.Options",
+    "containerd.events.TaskExit",
+    "containerd.types.transfer.ImageExportStream",
+    "containerd.types.transfer.ImageImportStream",
+    "containerd.types.transfer.ImageStore",
+    "containerd.types.transfer.OCIRegistry",
+)
 _TYPES: Final = (
     "containerd.runc.v1.Options",
     "containerd.events.TaskExit",
@@ -160,7 +171,7 @@ class Fuzzer:
     @staticmethod
     def _any_message(draw: st.DrawFn, self: Fuzzer, depth: int, tame: bool) -> any_pb2.Any:
         made = any_pb2.Any(type_url=draw(st.one_of(st.sampled_from(_TYPES), self._text)))
-        match draw(st.integers(0, 3)):
+        match draw(st.integers(0, 4)):
             case 0:
                 made.value = draw(st.binary(max_size=40))
             case 1:
@@ -169,7 +180,8 @@ class Fuzzer:
                 for _ in range(draw(st.sampled_from((1, 3, 120)))):
                     made = any_pb2.Any(type_url=_TYPES[5], value=made.SerializeToString())
             case _:
-                kind: Any = descriptors.message("containerd.runc.v1.Options").DESCRIPTOR
+                made.type_url = draw(st.sampled_from(_MESSAGES))
+                kind: Any = descriptors.message(made.type_url).DESCRIPTOR
                 made.value = draw(self.message(kind, depth + 1, tame)).SerializeToString()
         return made
 

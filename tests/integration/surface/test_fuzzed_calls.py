@@ -20,6 +20,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.ctr import eventually
@@ -56,7 +57,17 @@ HINTS: Final[dict[str, Sequence[str]]] = {
     "ref": ("ingest", "fresh"),
     "snapshotter": ("overlayfs", "native"),
     "topic": ("/a/b", "/tasks/exit"),
-    "type": ("content", "snapshots/overlayfs", "images", "ingests", "bind", "overlay"),
+    "type": (
+        "content",
+        "snapshots/overlayfs",
+        "images",
+        "ingests",
+        "bind",
+        "overlay",
+        "format/overlay",
+        "erofs",
+        "loop",
+    ),
 }
 #: Examples for each method.
 FEW, MANY = 12, 500
@@ -85,6 +96,14 @@ SPARE: Final = (
 )
 FORCED: Final[dict[str, Sequence[str]]] = {
     **{f"orlop.plugins.v1.{name}Request.uri": SPARE for name in ("Enable", "Disable", "Reload", "Add", "Remove")},
+    # Nobody listens there, and nothing leaves this host.
+    "containerd.types.transfer.OCIRegistry.reference": (
+        "",
+        "127.0.0.1:1/x:1",
+        "localhost:1/a/b@sha256:0",
+        "::",
+        "\x00",
+    ),
     "orlop.plugins.v1.AddRequest.target": ("", "none", "none:x", "json:loads", "a:b:c", "\x00", "../x:y"),
 }
 
@@ -99,7 +118,11 @@ def described(*prefixes: str) -> list[ServiceDescriptor]:
 
 
 #: The wire format has more services: those of the kubelet and of NRI, and those that shims serve, not the daemon.
-SERVICES: Final = [*described("containerd.services.", "orlop."), HEALTH]
+SERVICES: Final = [
+    *described("containerd.services.", "orlop."),
+    HEALTH,
+    *reflection_pb2.DESCRIPTOR.services_by_name.values(),
+]
 METHODS: Final = {
     f"{service.full_name}/{method.name}": method
     for service in SERVICES

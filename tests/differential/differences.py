@@ -116,7 +116,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "collected snapshots",
         "containerd tells of snapshots that garbage collection removes since 2.0",
         extra_event=r"topic=/snapshot/remove ",
-        scenario=r"(collect|under a lease|leases).*",
+        scenario=r"(?i)(collect|under a lease|leases).*",
     ),
     Difference(
         "commit without an offset",

@@ -32,8 +32,8 @@ CLASSES = (
 # Some clients do not translate codes into those words.
 CODES = {"NotFound": "not found", "InvalidArgument": "invalid argument", "Unimplemented": "not implemented"}
 GENERAL: tuple[tuple[str, str], ...] = (
-    (r"ERR[O]\[\d+\] resize pty.*", ""),  # a process that ended before its terminal was given its size
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
+    (r"ERR[O]\[\d+\] resize pty.*", ""),  # a process that ended before its terminal was given its size
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d))?( (UTC|[+-]\d{4}))?( m=\S+)?", "<time>"),
     (r"\b(About a|Less than a|\d+) (second|minute|hour)s?( ago)?\b", "<span>"),
     (r"\b\d+(\.\d+)?(ns|µs|ms|s)\b", "<span>"),

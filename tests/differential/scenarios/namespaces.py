@@ -70,6 +70,11 @@ UPDATE: Rows = {
         send("Update", namespace={"name": "<ns>-z", "labels": {"a": "1"}}, update_mask={"paths": ["labels.a"]}),
         send("Get", name="<ns>-z"),
     ],
+    "not there, nothing to set": [send("Update", namespace={"name": "<ns>-z"}), send("Delete", name="<ns>-z")],
+    "not there, an empty label": [
+        send("Update", namespace={"name": "<ns>-z"}, update_mask={"paths": ["labels.a"]}),
+        send("Delete", name="<ns>-z"),
+    ],
     "not there, invalid name": send("Update", namespace={"name": "no/slash", "labels": {"a": "1"}}),
     "label too long": send("Update", namespace={"name": Y, "labels": {"k": LONG}}, update_mask={"paths": ["labels.k"]}),
     "label too long, no mask": send("Update", namespace={"name": Y, "labels": {"k": LONG}}),

@@ -61,13 +61,17 @@ class Namespaces:
         caller = _caller(namespace.name)
 
         def write(tx: Transaction) -> Labels:
+            message = NamespaceUpdate(name=namespace.name, labels=namespace.labels)
+            told = event(caller, "/namespaces/update", message)
+            if not fieldpaths and not namespace.labels and graph.find_namespace(tx.db, namespace.name) is None:
+                tx.changed(event=told)  # nothing was written, so it does not come into being
+                return {}
             node = graph.namespace(tx, namespace.name)
             labels = apply_labels(graph.labels_of(tx.db, node), namespace.labels, fieldpaths, what)
             labels = graph.stored_labels(labels)
             check_labels(labels)
             graph.replace_labels(tx, node, 0, NAMESPACES, labels)
-            message = NamespaceUpdate(name=namespace.name, labels=namespace.labels)
-            tx.changed(event=event(caller, "/namespaces/update", message))
+            tx.changed(event=told)
             return labels
 
         return Namespace(namespace.name, await self._database.write(write))

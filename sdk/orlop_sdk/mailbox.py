@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From one task that puts to one that takes: an item is handed over before the next one is put, and there is an end.
+"""From one task that puts to one that takes, with room for so many items in between, and with an end.
 
 ::
 
@@ -21,9 +21,13 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Also an async iterator over what is put, which may be left at any time."""
+    """Also an async iterator over what is put, which may be left at any time.
 
-    def __init__(self) -> None:
+    `put` returns when no more than *room* items wait; without room, when the item itself was taken.
+    """
+
+    def __init__(self, room: int = 0) -> None:
+        self._room = room
         self._items: deque[T] = deque()
         self._count = 0
         self._taken = 0
@@ -38,7 +42,7 @@ class Mailbox(Generic[T]):
             raise Unavailable("stream: has ended")
         self._items.append(item)
         self._count += 1
-        ticket = self._count
+        ticket = self._count - self._room
         _wake(self._taker)
         while self._taken < ticket and not self._ended:
             self._putter = asyncio.get_running_loop().create_future()

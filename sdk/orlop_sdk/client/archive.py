@@ -10,6 +10,7 @@ The same images give the same bytes, every time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
@@ -79,12 +80,14 @@ async def write_archive(target: ArchiveTarget, data: AsyncIterable[bytes]) -> No
 
 async def _write_path(data: AsyncIterable[bytes], path: Path, pool: Pool) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    file = await pool.run(partial.open, "wb")
+    opening = asyncio.ensure_future(pool.run(partial.open, "wb"))
     try:
         try:
+            # Shielded: the thread goes on, and what it opens has to be closed.
+            file = await asyncio.shield(opening)
             await _write_file(data, file, pool)
         finally:
-            await pool.run(file.close)
+            await pool.run((await opening).close)
         await pool.run(partial.replace, path)
     except BaseException:
         await pool.run(partial.unlink, True)

@@ -131,8 +131,7 @@ class _Fetch:
         """Fetch indexes and manifests down from *target*, and return the manifests that match, best first."""
         found = await self._document(Child(target), depth=0)
         found.sort(key=lambda each: each[0])
-        most = 1 if self._options.one_variant else self._options.limit or None
-        return [manifest for _, manifest in found[:most]]
+        return [manifest for _, manifest in found[: self._most]]
 
     async def _document(self, child: Child, *, depth: int) -> list[tuple[int, Manifest]]:
         descriptor = child.descriptor
@@ -179,16 +178,21 @@ class _Fetch:
         )
         return children
 
+    @property
+    def _most(self) -> int | None:
+        """How many variants are wanted; None for all."""
+        return 1 if self._options.one_variant else self._options.limit or None
+
     def _chosen(self, children: list[Child]) -> list[Child]:
-        """The entries of an index to look at: those that match, and of those only the best where one is wanted."""
+        """The entries of an index to look at: those that match, and of those only the best where few are wanted."""
         chosen = matching_children(children, self._options.platforms)
         rank = self._options.platforms.rank
         ranks = ((rank(each.platform), index) for index, each in enumerate(chosen) if each.platform)
-        best = min(((value, index) for value, index in ranks if value is not None), default=None)
+        ranked = sorted((value, index) for value, index in ranks if value is not None)
         nested = any(is_index(each.descriptor.media_type) for each in chosen)
-        if not self._options.one_variant or best is None or nested:
+        if self._most is None or not ranked or nested:
             return chosen
-        return [chosen[best[1]]]
+        return [chosen[index] for _, index in ranked[: self._most]]
 
     async def _rank(self, child: Child, children: list[Child]) -> int | None:
         if child.platform is not None:

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from orlop.errors import FailedPrecondition, OrlopError
 from orlop.interfaces.streaming import Stream
@@ -26,19 +27,23 @@ from orlop_sdk.mailbox import Mailbox
 from orlop_sdk.rpc.channel import Channel
 from orlop_sdk.rpc.stub import Responses, Stub
 
+#: Messages that wait to be sent. Bytes are bounded by what their receiver granted; a call that has ended takes none.
+_ROOM: Final = 1024
+
 
 class RemoteStream:
     """The client's end of a stream. `close` says that no more messages come from here; the daemon's may still come."""
 
     def __init__(self, stub: Stub, id: str) -> None:
         self._id = id
-        self._outgoing = Mailbox[Any]()
+        self._outgoing = Mailbox[Any](_ROOM)
         self._incoming: Responses = stub.Stream(self._outgoing)
+        self._reading: asyncio.Future[Any] | None = None
 
     async def open(self) -> None:
         """Make the id known to the daemon. Raises `AlreadyExists` for one in use."""
         await self._outgoing.put(any_to_wire(pack(StreamInit(id=self._id))))
-        if await anext(self._incoming, None) is None:
+        if await self._next() is None:
             raise FailedPrecondition(f'stream "{self._id}": the daemon ended it at once')
 
     async def send(self, message: AnyMessage) -> None:
@@ -46,7 +51,7 @@ class RemoteStream:
 
     async def receive(self) -> AnyMessage | None:
         try:
-            message = await anext(self._incoming, None)
+            message = await self._next()
         except OrlopError:
             self._outgoing.end()
             raise
@@ -62,6 +67,15 @@ class RemoteStream:
         """Give the stream up, with what is under way on it. May be called twice."""
         self._outgoing.end()
         await self._incoming.aclose()
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _next(self) -> Any:
+        # A caller who is cancelled stops waiting; the call, which cancelling the wait itself would end, goes on.
+        self._reading = self._reading or asyncio.ensure_future(anext(self._incoming, None))
+        message = await asyncio.shield(self._reading)
+        self._reading = None
+        return message
 
 
 class RemoteStreams:

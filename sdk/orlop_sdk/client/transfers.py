@@ -88,7 +88,7 @@ class RegistryImage:
         if self.credentials is None:
             yield registry_pb2.OCIRegistry(reference=self.reference, resolver=resolver)
             return
-        async with streams.open("creds") as (id, stream), _background(_identify(stream, self.credentials)):
+        async with streams.open("creds") as (id, stream), _background(stream, _identify(stream, self.credentials)):
             resolver.auth_stream = id
             yield registry_pb2.OCIRegistry(reference=self.reference, resolver=resolver)
 
@@ -169,7 +169,7 @@ class ArchiveFrom:
 
     @asynccontextmanager
     async def attach(self, streams: RemoteStreams) -> AsyncIterator[Message]:
-        async with streams.open("import") as (id, stream), _background(_send(stream, self.source)):
+        async with streams.open("import") as (id, stream), _background(stream, _send(stream, self.source)):
             yield importexport_pb2.ImageImportStream(stream=id, force_compress=self.compress)
 
 
@@ -249,14 +249,25 @@ def _platform(wanted: str | Platform) -> Platform:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run *work* beside the block. What it failed with is raised in place of what that made the block fail with."""
-    task = asyncio.create_task(work)
+async def _background(stream: RemoteStream, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run *work* on a stream beside the block. What it fails with is raised, and not what comes of that."""
+    failed: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            await work
+        except Exception as error:
+            failed.append(error)
+            # Not as an end: the daemon must not take what came until then for all there is, nor wait for more.
+            await stream.aclose()
+            raise
+
+    task = asyncio.create_task(run())
     try:
         yield
     except OrlopError:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise error from None
+        if failed:
+            raise failed[0] from None
         raise
     finally:
         task.cancel()
@@ -280,16 +291,12 @@ async def _identify(stream: Stream, credentials: Credentials) -> None:
         await stream.send(pack(answer))
 
 
-async def _send(stream: RemoteStream, source: ArchiveSource) -> None:
+async def _send(stream: Stream, source: ArchiveSource) -> None:
     try:
         async with aclosing(_chunks(source)) as chunks:
             await send_bytes(stream, chunks)
     except Unavailable:
         return  # the daemon has seen enough; how it ended, the transfer itself tells
-    except BaseException:
-        # Not as an end: what came until then must not pass for a whole archive.
-        await stream.aclose()
-        raise
     await stream.close()
 
 

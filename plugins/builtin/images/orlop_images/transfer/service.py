@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from orlop.errors import InvalidArgument, NotFound, Unimplemented
 from orlop.interfaces.streaming import Stream, StreamManager
 from orlop.interfaces.transfer import ProgressTold, TransferProgress
-from orlop.values import AnyMessage, Descriptor, Image, Platform
+from orlop.values import AnyMessage, Descriptor, Platform
 from orlop_images.transfer import names
 from orlop_images.transfer.plugin import Parts
 from orlop_images.transfer.progress import Tracker
@@ -134,11 +134,10 @@ class _Transfer:
             chunks = await self.stack.enter_async_context(aclosing(receive_bytes(stream)))
             loaded = await load_archive(self.services, chunks, options)
             await self._unpack_all(loaded, wanted, choice)
-        saved = await self._store_index(loaded, store)
+        # An image without a name that fits is left out, and that is no failure.
+        await self._store_index(loaded, store)
         for target in loaded.images:
-            saved += await self._store(target, names.annotated(store, target))
-        if not saved and (store.name or store.extra_references):
-            raise NotFound("archive: no image in it has a name that was asked for")
+            await self._store(target, names.annotated(store, target))
         self._say("Completed import")
 
     async def _unpack_all(self, loaded: LoadedArchive, wanted: Matcher, choice: Choice | None) -> None:
@@ -155,15 +154,15 @@ class _Transfer:
             for unpacker in choice(manifest):
                 await unpacker.unpack(manifest)
 
-    async def _store_index(self, loaded: LoadedArchive, store: ImageStore) -> list[Image]:
+    async def _store_index(self, loaded: LoadedArchive, store: ImageStore) -> None:
         """Keep the archive's index as an image of its own, if that is given a name."""
         target = Descriptor(OCI_INDEX, digests.of(loaded.index), len(loaded.index))
         named = names.direct(store, target.digest)
         if not named:
-            return []
+            return
         labels = child_labels(Child(each) for each in loaded.images)
         await put(self.services.content, target, loaded.index, labels)
-        return await self._store(target, named)
+        await self._store(target, named)
 
     async def export(self, store: ImageStore, archive: ImageExportStream) -> None:
         stream = await self._stream(archive.stream)
@@ -208,17 +207,13 @@ class _Transfer:
         await self.stack.enter_async_context(ensured(self.services.leases))
 
     async def _stream(self, id: str) -> Stream:
-        if not id:
-            raise InvalidArgument("archive: name the stream that it comes or goes by")
         stream = await self.streams.get(id)
         self.stack.push_async_callback(stream.close)
         return stream
 
-    async def _store(self, target: Descriptor, named: Sequence[names.Named]) -> list[Image]:
-        saved = await names.store(self.services.images, target, named)
-        for image in saved:
+    async def _store(self, target: Descriptor, named: Sequence[names.Named]) -> None:
+        for image in await names.store(self.services.images, target, named):
             self._say("saved", image.name, target)
-        return saved
 
     def _unpacking(self, name: str, tracker: Tracker) -> Unpacking:
         return Unpacking(self.parts, self.services, name, tracker.news)

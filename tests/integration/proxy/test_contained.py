@@ -111,6 +111,21 @@ def test_it_ends_with_the_daemon(daemon: Daemon, ctr: Ctr, end: str) -> None:
     assert "kept" in ctr.ok("snapshots", "--snapshotter", "demo", "ls")
 
 
+def test_a_keeper_that_is_killed_leaves_nothing(daemon: Daemon, ctr: Ctr) -> None:
+    until_served(ctr, "kept")
+    pid = server(daemon)
+    assert pid is not None
+    groups = plugin_cgroups(pid)
+    keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert b"keeper.py" in Path(f"/proc/{keeper}/cmdline").read_bytes()
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: server(daemon) not in (None, pid), "another one is started")
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the first one is gone")
+    until_served(ctr, "new")
+    daemon.stop()
+    assert not any(group.exists() for group in groups)
+
+
 def test_it_comes_and_goes_with_its_plugin(daemon: Daemon, ctr: Ctr) -> None:
     until_served(ctr, "kept")
     pid = server(daemon)

@@ -101,6 +101,7 @@ class Contained:
                 assert stream is not None
                 group.create_task(forward(stream, self._say))
             status = await ended(process)
+            await run_blocking(self._launch.close)  # without its keeper it would go on, and keep the pipes open
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         self._process = None

@@ -236,6 +236,7 @@ async def test_a_sandbox_that_died_with_the_daemon_away(daemon: Daemon, namespac
         assert (await to.controller.status("pod")).state == "SANDBOX_NOTREADY"
         assert (await to.controller.wait("pod")).status != 0
         await to.controller.shutdown("pod")
+    assert not os.path.exists(started.address.removeprefix("ttrpc+unix://"))
     assert not list((daemon.state / "io.containerd.sandbox.controller.v1.shim" / namespace).iterdir())
 
 

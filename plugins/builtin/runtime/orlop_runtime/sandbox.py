@@ -268,9 +268,20 @@ class ShimSandboxes:
         try:
             async with asyncio.timeout(self._places.load or None):
                 await self._connect(sandbox, saved.address)
-        except (OrlopError, TimeoutError) as error:
-            log.warning('sandbox "%s": its shim is gone: %s', bundle.id, error or "it takes no connection")
+        except TimeoutError:
+            # Whatever lives is never touched, however slow it is.
+            del self._sandboxes[sandbox.key]
+            log.error(
+                'sandbox "%s": its shim at "%s" takes no connection; left alone. '
+                "Restart the daemon once the shim is well, or end the shim",
+                bundle.id,
+                saved.address.address,
+            )
+            return
+        except OrlopError as error:
+            log.warning('sandbox "%s": its shim is gone: %s', bundle.id, error)
             await self._bury(sandbox)
+            await self._pool.run(remove_dead_socket, saved.address)
             return
         if isinstance(launcher, ShimKeeper):
             await launcher.attach(request)

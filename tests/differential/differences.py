@@ -86,6 +86,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         methods=r"Content\.Write",
         standard="OK",
         subject="INVALID_ARGUMENT",
+        scenario="write content: unknown action.*",
     ),
     Difference(
         "extensions that are gone",
@@ -93,6 +94,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         methods=r"Containers\.(Get|List|Update)",
         fields=r"containers?(\[0\])?\.extensions\[.*\](\..*)?",
         values=r"(?s).* -> None",
+        scenario=r"update a container: .*(extensions|no mask|mask '(none)?').*",
     ),
     Difference(
         "label without a key",
@@ -203,7 +205,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         subject="INVALID_ARGUMENT",
         fields=r"leases\[0\].*",
         values=r"(?s).* -> None",
-        scenario="(create a lease: label too long|lease.*)",
+        scenario="create a lease: label too long",
     ),
     Difference(
         "lease resource without a snapshotter",
@@ -212,6 +214,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         standard="UNKNOWN|OK",
         subject="INVALID_ARGUMENT",
         said="^$|bucket name required",
+        scenario="(add to|take from) a lease: .*",
     ),
     Difference(
         "images of a lease",
@@ -248,12 +251,20 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "bad namespaces",
-        "containerd finds it out too late to have a code for it, or does nothing",
+        "containerd finds it out too late to have a code for it",
         methods=r"Namespaces\.(Create|Update|Delete)",
-        standard="UNKNOWN|OK",
+        standard="UNKNOWN",
         subject="INVALID_ARGUMENT|NOT_FOUND",
-        said="bucket name required|label key and value greater|namespace validation|failed publishing event|^$",
+        said="bucket name required|label key and value greater|namespace validation|failed publishing event",
+    ),
+    Difference(
+        "updates of what cannot be a namespace",
+        "containerd does nothing, and tells of it",
+        methods=r"Namespaces\.Update",
+        standard="OK",
+        subject="INVALID_ARGUMENT",
         missing_event=r"topic=/namespaces/update ",
+        scenario="(update a namespace: (no request|not there, invalid name)|(with an empty request|in an invalid .*): .*)",
     ),
     Difference(
         "snapshots without a name",

@@ -236,8 +236,12 @@ async def test_a_sandbox_that_died_with_the_daemon_away(daemon: Daemon, namespac
         assert (await to.controller.status("pod")).state == "SANDBOX_NOTREADY"
         assert (await to.controller.wait("pod")).status != 0
         await to.controller.shutdown("pod")
-    assert not os.path.exists(started.address.removeprefix("ttrpc+unix://"))
-    assert not list((daemon.state / "io.containerd.sandbox.controller.v1.shim" / namespace).iterdir())
+    assert left_of(daemon, namespace, started.address) == []
+
+
+def left_of(daemon: Daemon, namespace: str, address: str) -> list[Path]:
+    bundles = daemon.state / "io.containerd.sandbox.controller.v1.shim" / namespace
+    return [*bundles.iterdir(), *(path for path in (Path(address.removeprefix("ttrpc+unix://")),) if path.exists())]
 
 
 async def test_figures_are_those_of_the_control_group_in_the_spec(

@@ -18,6 +18,7 @@ from tests.unit.core.test_collection_model import DIGESTS, Graph, Lease, Node, e
 
 from orlop import context
 from orlop.values import AnyMessage, Container, Descriptor, Image, RuntimeInfo
+from orlop_sdk import digest as digests
 from orlop_sdk.client.connection import open_channel
 from orlop_sdk.client.services import Services, remote_services
 from orlop_sdk.testing.content import put
@@ -110,3 +111,66 @@ def test_what_a_collection_leaves(pair: Pair) -> None:
         assert standard == graph.survivors() | live
 
     examples()
+
+
+GC = "containerd.io/gc."
+SPELLINGS = (
+    f"{GC}root",
+    f"{GC}rooted",
+    f"{GC}root.x",
+    f"{GC}ref.content",
+    f"{GC}ref.content.",
+    f"{GC}ref.content.x",
+    f"{GC}ref.content/x",
+    f"{GC}ref.contents",
+    f"{GC}ref.content-x",
+    f"{GC}ref.snapshot",
+    f"{GC}ref.snapshot.native",
+    f"{GC}ref.snapshot.native/x",
+    f"{GC}ref.snapshot.native/",
+    f"{GC}ref.snapshot.other",
+    f"{GC}ref.snapshot/native",
+    f"{GC}flat",
+    f"{GC}expire",
+    f"{GC}ref",
+)
+
+
+@pytest.mark.timeout(200)
+def test_spellings_of_labels(pair: Pair) -> None:
+    """Which keys make a thing a root, or keep another: one blob, or snapshot, with each."""
+
+    async def play(address: str) -> tuple[set[str], set[str]]:
+        channel = open_channel(address)
+        try:
+            services = remote_services(channel, "default")
+            with context.scope(namespace=f"gc-{os.getpid()}-labels"):
+                native = services.snapshotters["native"]
+                for number, key in enumerate(SPELLINGS):
+                    target = f"target-{number}"
+                    await native.prepare("active")
+                    await native.commit(target, "active")
+                    value = await put(services.content, target.encode())
+                    if "snapshot" in key:
+                        value = target
+                    holder = {f"{GC}root": "yes"} if ".ref" in key else {}
+                    await put(services.content, f"holder-{number}".encode(), labels={**holder, key: value})
+                    await native.prepare("active")
+                    await native.commit(f"holder-{number}", "active", labels={**holder, key: value})
+                await services.leases.create("l99")
+                await services.leases.delete("l99", sync=True)
+                names = {f"{word}-{number}" for word in ("target", "holder") for number in range(len(SPELLINGS))}
+                known = {digests.of(word.encode()): word for word in names}
+                blobs = {known[info.digest] async for info in services.content.walk()}
+                return blobs, {info.name async for info in native.walk()}
+        finally:
+            await channel.close()
+
+    standard, subject = asyncio.run(play(str(pair.standard.address))), asyncio.run(play(str(pair.subject.address)))
+    for theirs, ours in zip(standard, subject, strict=True):
+        assert (keys(theirs - ours), keys(ours - theirs)) == ([], [])
+
+
+def keys(names: set[str]) -> list[str]:
+    """The spellings that something survived by."""
+    return sorted({f"{word}: {SPELLINGS[int(number)]}" for word, _, number in (name.partition("-") for name in names)})

@@ -73,7 +73,7 @@ def _read_label(meaning: Meaning, kind: str, key: str, value: str) -> None:
             meaning.expires = parse_rfc3339(value)
     elif key == _EXPIRE:
         meaning.expires = parse_rfc3339(value) if kind == IMAGES else None
-    elif key.startswith(_ROOT):
+    elif key == _ROOT:
         meaning.root = meaning.root or snapshot or kind == CONTENT
     elif key == _USED and snapshot:
         meaning.used = parse_rfc3339(value)

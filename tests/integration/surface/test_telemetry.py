@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -26,6 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.isolation.test_isolated_plugins import children
 from tests.support.ctr import Ctr, eventually
 from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
 from tests.support.fuzzing import GrpcSender
@@ -158,6 +161,18 @@ def test_figures_count_calls_collections_and_plugins(daemon: Daemon, port: int) 
     assert value(after, "orlop_plugin_state", plugin=overlayfs, state="ok") == 1
     assert value(after, "orlop_plugin_init_seconds", plugin=overlayfs) > 0
     assert value(after, "process_resident_memory_bytes") > 1e6
+
+
+def test_figures_count_restarts_of_isolated_plugins(port: int) -> None:
+    native = "io.containerd.snapshotter.v1.native"
+    tables = f'[metrics]\naddress = "127.0.0.1:{port}"\n[plugins."{native}"]\nisolated = true\n'
+    with short_directory() as base, Daemon(base, ORLOPD, tables=tables) as daemon:
+        assert ("orlop_plugin_restarts_total", frozenset({("plugin", native)})) in scrape(port)
+        (child,) = children(daemon)
+        os.kill(child, signal.SIGKILL)
+        eventually(
+            lambda: value(scrape(port), "orlop_plugin_restarts_total", plugin=native) == 1, "the restart is counted"
+        )
 
 
 # ---- the debug socket ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from orlop.interfaces.content import CONTENT
 from orlop.interfaces.differ import DIFFER
 from orlop.interfaces.isolation import Isolator
 from orlop.interfaces.metadata import METADATA
+from orlop.interfaces.observer import Figure
 from orlop.interfaces.proxy import PROXY
 from orlop.interfaces.snapshotter import SNAPSHOTTER
 from orlop.interfaces.stream import STREAM_PROCESSOR, RunningStream
@@ -51,6 +52,12 @@ class ProcessIsolator:
 
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
+        self._running: dict[str, Supervisor] = {}
+
+    def figures(self) -> list[Figure]:
+        """How often processes had to be started again, for `orlop.interfaces.observer.Figures`."""
+        restarts = [({"plugin": uri}, each.restarts) for uri, each in self._running.items()]
+        return [Figure("orlop_plugin_restarts_total", "Starts of a process that had ended", "counter", restarts)]
 
     async def _launch(
         self, plugin: Registration[Any, Any], ctx: InitContext[Any], request: Request, stack: AsyncExitStack
@@ -78,6 +85,8 @@ class ProcessIsolator:
             ctx.exports.update(await supervisor.start())
             stack.push_async_callback(switch.close)
             stack.push_async_callback(supervisor.close)
+            self._running[plugin.uri] = supervisor
+            stack.callback(self._running.pop, plugin.uri, None)
             return _MAKERS[plugin.type.name](switch, plugin.id, supervisor, stack.pop_all())
 
     async def _stores(self, plugin: Registration[Any, Any], ctx: InitContext[Any], stack: AsyncExitStack) -> str:

@@ -19,7 +19,9 @@ from orlop.interfaces.stream import STREAM_PROCESSOR
 from orlop.plugin import InitContext, NoConfig, PluginConfig, ProxyTarget, Registration
 
 if TYPE_CHECKING:
+    from orlop.interfaces.observer import Figure
     from orlop_proxy.contained import Contained
+    from orlop_proxy.isolation import ProcessIsolator
 
 
 def _absolute(path: Path) -> Path:
@@ -93,10 +95,22 @@ class Connector:
 class OnDemand:
     """The isolator ``process``, loaded when the first plugin is isolated: on most hosts none ever is."""
 
+    def __init__(self) -> None:
+        self._isolator: ProcessIsolator | None = None
+
     async def isolate(self, plugin: Registration[Any, Any], ctx: InitContext[Any], settings: Mapping[str, Any]) -> Any:
+        if self._isolator is None:
+            self._isolator = self._load()
+        return await self._isolator.isolate(plugin, ctx, settings)
+
+    def figures(self) -> list[Figure]:
+        """See `orlop.interfaces.observer.Figures`."""
+        return self._isolator.figures() if self._isolator is not None else []
+
+    def _load(self) -> ProcessIsolator:
         from orlop_proxy.isolation import ProcessIsolator
 
-        return await ProcessIsolator().isolate(plugin, ctx, settings)
+        return ProcessIsolator()
 
 
 @proxy_kind("snapshot", exports={"target": SNAPSHOTTER.name})
@@ -150,16 +164,17 @@ async def sandbox(ctx: InitContext[NoConfig]) -> ProxyKind:
 _ISOLABLE = (SNAPSHOTTER, CONTENT, DIFFER, STREAM_PROCESSOR)
 
 
-class OnDemandContainers:
+class OnDemandContainers(OnDemand):
     """The isolator ``container``, loaded when the first plugin is isolated."""
 
     def __init__(self, config: ContainerConfig) -> None:
+        super().__init__()
         self._config = config
 
-    async def isolate(self, plugin: Registration[Any, Any], ctx: InitContext[Any], settings: Mapping[str, Any]) -> Any:
+    def _load(self) -> ProcessIsolator:
         from orlop_proxy.isolation import ContainerIsolator
 
-        return await ContainerIsolator(self._config).isolate(plugin, ctx, settings)
+        return ContainerIsolator(self._config)
 
 
 @isolator("process", exports={"types": ",".join(type.name for type in _ISOLABLE)})

@@ -59,6 +59,8 @@ class Supervisor:
         self._how = ""
         """How it ended, while it is down."""
         self._down = asyncio.Event()
+        self.restarts = 0
+        """How often it was started again after it had ended."""
 
     @property
     def pid(self) -> int | None:
@@ -145,6 +147,7 @@ class Supervisor:
         except (OrlopError, OSError) as error:
             self._how = f"does not start: {error}"
             return False
+        self.restarts += 1
         self._log.info("its process runs again")
         return True
 

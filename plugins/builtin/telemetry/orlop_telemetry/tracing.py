@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from orlop import context
@@ -47,9 +49,18 @@ class Tracing:
         provider, self.provider = self.provider, None
         if provider is None:
             return
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut() -> None:
+            provider.shutdown()
+            with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+        # A thread that the process does not wait for at its end, unlike those of a pool: it tries again for long.
+        threading.Thread(target=shut, name="traces", daemon=True).start()
         try:
             async with asyncio.timeout(_LAST):
-                await run_blocking(provider.shutdown)
+                await done.wait()
         except TimeoutError:
             _log.warning("traces: the last spans could not be sent within %g s", _LAST)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from orlop.blocking import run_blocking
+from orlop.errors import InvalidArgument
 from orlop.interfaces.differ import DIFF_SERVICE, DIFFER, Differ
 from orlop.interfaces.metadata import METADATA, MetadataStore
 from orlop.interfaces.snapshotter import SNAPSHOTTER
@@ -29,12 +30,23 @@ from orlop.values import AnyMessage
 _WORKER: Final = "orlop_images.transfer.service"
 
 
+def _readable(text: str) -> str:
+    from orlop_sdk.client.platform import parse
+
+    try:
+        if text:
+            parse(text)
+    except InvalidArgument as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
 class UnpackConfig(BaseModel):
     """One table of ``unpack_config``: for which images which snapshotter and differ are to be used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    platform: str = ""
+    platform: Annotated[str, AfterValidator(_readable)] = ""
     """Platform of the images it is for, this host's when empty; counts with `check_platform_supported` only."""
     snapshotter: str = "overlayfs"
     """Where to unpack."""
@@ -110,9 +122,6 @@ class LocalTransferrer:
 )
 async def local(ctx: InitContext[TransferConfig]) -> Transferrer:
     """Pull, push, import, export and tag in the stores of this daemon."""
-    from orlop_images.transfer.unpacking import check_config
-
-    check_config(ctx.config.unpack_config or ())
     parts = Parts(
         ctx.get(METADATA),
         ctx.get(DIFF_SERVICE, "diff-service"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -67,14 +68,15 @@ class _Transfer:
     # ---- registries -------------------------------------------------------------------------------------------------
 
     async def pull(self, registry: OCIRegistry, store: ImageStore) -> None:
-        from orlop_images.transfer.registry import VerifiedResolver, opened
-
+        registries = _registries()
         place = f"OCI Registry ({registry.reference})"
         config = self.parts.config
         async with Tracker(registry.reference, self.tell) as tracker:
             choice = self._unpacking(registry.reference, tracker).choice(store.unpacks)
             await self._lease()
-            resolver = await self.stack.enter_async_context(opened(registry, config.config_path, self.streams))
+            resolver = await self.stack.enter_async_context(
+                registries.opened(registry, config.config_path, self.streams)
+            )
             self._say(f"Resolving from {place}")
 
             def agreed() -> None:
@@ -82,7 +84,7 @@ class _Transfer:
                 self._say("fetching image content", registry.reference)
 
             options = PullOptions(
-                VerifiedResolver(resolver, self.parts, agreed),
+                registries.VerifiedResolver(resolver, self.parts, agreed),
                 _matcher([platform_from_wire(each) for each in store.platforms]),
                 one_variant=False,
                 limit=store.manifest_limit,
@@ -97,14 +99,15 @@ class _Transfer:
         self._say(f"Completed pull from {place}")
 
     async def push(self, store: ImageStore, registry: OCIRegistry) -> None:
-        from orlop_images.transfer.registry import opened
-
+        registries = _registries()
         place = f"OCI Registry ({registry.reference})"
         config = self.parts.config
         image = await self.services.images.get(store.name)
         async with Tracker(image.name, self.tell) as tracker:
             await self._lease()
-            resolver = await self.stack.enter_async_context(opened(registry, config.config_path, self.streams))
+            resolver = await self.stack.enter_async_context(
+                registries.opened(registry, config.config_path, self.streams)
+            )
             self._say(f"Pushing to {place}")
             self._say("pushing content", image.name, image.target)
             options = PushOptions(
@@ -220,6 +223,15 @@ class _Transfer:
 
     def _say(self, event: str, name: str = "", descriptor: Descriptor | None = None) -> None:
         self.tell(TransferProgress(event, name, descriptor=descriptor))
+
+
+def _registries() -> ModuleType:
+    """What talks to registries. Raises `Unimplemented` in a build that was made without it."""
+    try:
+        from orlop_images.transfer import registry
+    except ModuleNotFoundError as error:
+        raise Unimplemented(f"registry: this build cannot talk to any; add the distribution {error.name}") from error
+    return registry
 
 
 def _nobody(manifest: Manifest) -> tuple[()]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +28,6 @@ _REMOTE: Final = "enable_remote_snapshot_annotations"
 
 #: Who unpacks a variant of an image.
 Choice = Callable[[Manifest], Sequence[Unpacker]]
-
-
-def check_config(settings: Iterable[UnpackConfig]) -> None:
-    """Raise `InvalidArgument` for a platform that cannot be read."""
-    for each in settings:
-        if each.platform:
-            parse(each.platform)
 
 
 class Unpacking:

@@ -9,12 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from orlop.config.document import Document, spell
 from orlop.config.settings import Settings
 from orlop.discovery import AnyRegistration
 
 _WIDTH: Final = 118
+#: What the kernel itself reads in a plugin's table.
+_ISOLATED: Final = {
+    "anyOf": [{"type": "boolean"}, {"type": "string"}],
+    "default": False,
+    "description": "Whether the plugin runs in a process of its own; or the id of any other isolator.",
+}
 
 
 def default(registrations: Iterable[AnyRegistration]) -> str:
@@ -35,16 +42,23 @@ def effective(document: Document) -> str:
 
 
 def schema(registrations: Iterable[AnyRegistration]) -> dict[str, Any]:
-    """JSON Schema (2020-12) of the whole file, from the models of all plugins."""
-    whole = Settings.model_json_schema()
-    definitions = whole.setdefault("$defs", {})
-    tables: dict[str, Any] = {}
-    for registration in sorted(registrations, key=lambda item: item.uri):
-        part = registration.config.model_json_schema(ref_template="#/$defs/{model}")
-        definitions.update(part.pop("$defs", {}))
-        tables[registration.uri] = part
-    whole["properties"]["plugins"] = {"type": "object", "properties": tables}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+    """JSON Schema (2020-12) of the whole file in the newest format, from the models of all plugins."""
+    models: dict[str, type[BaseModel]] = {each.uri: each.config for each in registrations}
+    # All at once: models of different distributions may have the same name.
+    wanted: list[type[BaseModel]] = [Settings, *(models[uri] for uri in sorted(models))]
+    places, whole = models_json_schema([(model, "validation") for model in dict.fromkeys(wanted)])
+    definitions = whole["$defs"]
+
+    def of(model: type[BaseModel]) -> dict[str, Any]:
+        place: str = places[model, "validation"]["$ref"]
+        return dict(definitions[place.rpartition("/")[2]])
+
+    top, tables = of(Settings), {}
+    for uri in sorted(models):
+        table = of(models[uri])
+        tables[uri] = table | {"properties": {**table.get("properties", {}), "isolated": _ISOLATED}}
+    top["properties"] = {**top["properties"], "plugins": {"type": "object", "properties": tables}}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "$defs": definitions}
 
 
 def _model(model: BaseModel, key: tuple[str, ...], skip: Iterable[str] = ()) -> Iterator[str]:

@@ -53,8 +53,8 @@ def test_plugins(any_orlop: Orlop) -> None:
     assert any_orlop.ok("plugins", "why", NATIVE).startswith(f"{NATIVE} is ok\n")
     assert any_orlop.json("plugins", "why", "native")["state"] == "ok"
     assert f"\n  {NATIVE}\n" in any_orlop.ok("plugins", "tree", "io.containerd.metadata.v1.bolt")
-    needs = {row["id"]: row["needs"] for row in any_orlop.json("plugins", "tree")}
-    assert NATIVE in needs["bolt"]
+    needs = {f"{row['type']}.{row['id']}": row["needs"] for row in any_orlop.json("plugins", "tree")}
+    assert NATIVE in needs["io.containerd.metadata.v1.bolt"]
     assert "orlop plugins ls lists those it has" in any_orlop.fails("plugins", "why", "nosuch")
 
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from orlop.config import load
-from orlop.plugin import InitContext, PluginConfig, PluginType
+from orlop.plugin import InitContext, PluginConfig, PluginType, Registration
 from orlop_sdk import configfile
 
 THING = PluginType("org.example.thing.v1", object, group="org.example.thing.v1", many=True)
@@ -59,3 +60,44 @@ def test_the_schema_covers_every_plugin() -> None:
     table = schema["properties"]["plugins"]["properties"][one.uri]
     assert table["properties"]["root_path"]["description"] == "Where."
     assert "Limits" in schema["$defs"]
+
+
+def other(module: str) -> Registration[Any, object]:
+    """A plugin whose models have the names of another's."""
+
+    class Limits(PluginConfig):
+        least: float
+        """How few at least."""
+
+    class ThingConfig(PluginConfig):
+        limits: Limits
+        """How few."""
+
+    # The names that a distribution of somebody else would give them.
+    Limits.__module__ = ThingConfig.__module__ = module
+    Limits.__qualname__, ThingConfig.__qualname__ = "Limits", "ThingConfig"
+
+    @THING.plugin("other", config=ThingConfig)
+    async def made(ctx: InitContext[ThingConfig]) -> object:
+        return object()
+
+    return made
+
+
+def test_models_of_the_same_name_are_kept_apart() -> None:
+    schema = configfile.schema([one, other("acme_thing")])
+    tables = schema["properties"]["plugins"]["properties"]
+
+    def limits(reference: str) -> dict[str, Any]:
+        found: dict[str, Any] = schema["$defs"][reference.rpartition("/")[2]]["properties"]
+        return found
+
+    mine = tables[one.uri]["properties"]["limits"]["additionalProperties"]["$ref"]
+    theirs = tables[f"{THING.name}.other"]["properties"]["limits"]["$ref"]
+    assert limits(mine).keys() == {"most"}
+    assert limits(theirs).keys() == {"least"}
+
+
+def test_the_schema_knows_what_the_kernel_reads_in_every_table() -> None:
+    table = configfile.schema([one])["properties"]["plugins"]["properties"][one.uri]
+    assert table["properties"]["isolated"]["default"] is False

@@ -19,7 +19,7 @@ class OrlopLauncherConfig(PluginConfig):
     """Absolute directory for the sockets of shims; containerd's place when empty."""
 
 
-@shim_launcher("orlop", config=OrlopLauncherConfig)
+@shim_launcher("orlop", config=OrlopLauncherConfig, exports={"programs": "runc|crun"})
 async def orlop_launcher(ctx: InitContext[OrlopLauncherConfig]) -> ShimLauncher:
     """Forks Orlop's own shim from a zygote."""
     from orlop_shim.launcher import LauncherSettings, OrlopLauncher

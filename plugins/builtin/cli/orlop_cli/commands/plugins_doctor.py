@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from orlop.interfaces.introspection import INTERNAL
+from orlop.interfaces.stream import STREAM_PROCESSOR
 from orlop_cli.admin import Shown
 from orlop_cli.console import Console
 
@@ -17,13 +20,14 @@ from orlop_cli.console import Console
 _SLOWEST: Final = 5
 #: Seconds for a socket to take a connection.
 _PATIENCE: Final = 2.0
-_BINARY: Final = re.compile(r'"?([\w./-]+)"?: (?:not found in|no such (?:file|program)|command not found)')
-_MODULE: Final = re.compile(r"modprobe ([\w-]+)|\b([\w-]+) (?:is )?not in /proc/filesystems")
+#: The directory of programs that ``ctr install`` puts there while the daemon runs.
+_OPT: Final = f"{INTERNAL.name}.opt"
+_MODULE: Final = re.compile(r"modprobe ([\w-]+)|kernel module ([\w-]+)")
 
 
 def report(plugins: Sequence[Shown], console: Console) -> int:
     """Print findings; the exit status is 1 when something has failed or does not answer."""
-    findings = [*_causes(plugins), *_silent(plugins)]
+    findings = [*_causes(plugins), *_silent(plugins), *_missing(plugins)]
     slow = sorted((plugin for plugin in plugins if plugin.seconds > 0), key=lambda plugin: -plugin.seconds)[:_SLOWEST]
     bad = any(finding["severity"] == "error" for finding in findings)
     if console.format == "json":
@@ -66,22 +70,28 @@ def _causes(plugins: Sequence[Shown]) -> list[dict[str, Any]]:
         if plugin.state == "ok" or not own or (plugin.state == "disabled" and not victims):
             continue
         severity = "error" if plugin.state == "failed" else "note"
-        found.append(_finding(severity, plugin.uri, f"{plugin.state}: {plugin.reason}", _remedy(plugin), victims))
+        # Reasons are worded ``what; remedy``.
+        problem, _, words = plugin.reason.removesuffix(": skip plugin").partition("; ")
+        remedy = _remedy(plugin) or words
+        found.append(_finding(severity, plugin.uri, f"{plugin.state}: {problem}", remedy, victims))
     return found
 
 
 def _remedy(plugin: Shown) -> str:
+    """What can be said better than by the plugin itself, which does not know what was mended meanwhile."""
+    again = f"orlop plugins enable {plugin.uri}"
     if plugin.state == "disabled":
-        return f"orlop plugins enable {plugin.uri}"
+        return again
     if match := _MODULE.search(plugin.reason):
         module = match[1] or match[2]
-        there = any(line.split()[-1] == module for line in Path("/proc/filesystems").read_text().splitlines())
-        again = f"orlop plugins enable {plugin.uri}"
-        return again if there else f"load the kernel module: modprobe {module}; then {again}"
-    if match := _BINARY.search(plugin.reason):
-        name = match[1]
-        return "" if shutil.which(name) else f"install {name}; then orlop plugins enable {plugin.uri}"
+        return again if _loaded(module) else f"load the kernel module: modprobe {module}; then {again}"
     return ""
+
+
+def _loaded(module: str) -> bool:
+    """Whether the running kernel has a module, built in or not."""
+    lines = Path("/proc/filesystems").read_text().splitlines()
+    return any(line.split()[-1] == module for line in lines) or Path("/sys/module", module).exists()
 
 
 def _silent(plugins: Sequence[Shown]) -> list[dict[str, Any]]:
@@ -89,7 +99,7 @@ def _silent(plugins: Sequence[Shown]) -> list[dict[str, Any]]:
     found = []
     for plugin in plugins:
         address = plugin.exports.get("address", "").removeprefix("unix://")
-        if plugin.state != "ok" or not address.startswith("/"):
+        if plugin.state != "ok" or not address.startswith("/") or plugin.type == STREAM_PROCESSOR.name:
             continue
         try:
             with socket.socket(socket.AF_UNIX) as probe:
@@ -99,6 +109,32 @@ def _silent(plugins: Sequence[Shown]) -> list[dict[str, Any]]:
             problem = f"its socket {address} does not answer: {error.strerror or error}"
             found.append(_finding("error", plugin.uri, problem, "start the program that serves it", []))
     return found
+
+
+def _missing(plugins: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Programs that plugins start and that are not there; as seen from here."""
+    opt = "".join(f":{plugin.exports['path']}/bin" for plugin in plugins if plugin.uri == _OPT and plugin.exports)
+    path = os.environ.get("PATH", os.defpath) + opt
+    return [
+        _finding(
+            "error",
+            plugin.uri,
+            f"the program that it starts is not installed: {' or '.join(names)}",
+            f"install {' or '.join(names)} where the daemon's PATH leads, or mend its config",
+            [],
+        )
+        for plugin in plugins
+        for names in _programs(plugin)
+        if plugin.state == "ok" and not any(shutil.which(name, path=path) for name in names)
+    ]
+
+
+def _programs(plugin: Shown) -> Iterator[list[str]]:
+    """What a plugin needs programs for, and the names of those that will do."""
+    if plugin.type == STREAM_PROCESSOR.name and "address" in plugin.exports:
+        yield [plugin.exports["address"]]
+    for names in filter(None, plugin.exports.get("programs", "").split(",")):
+        yield names.split("|")
 
 
 def _finding(severity: str, plugin: str, problem: str, remedy: str, affects: list[str]) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def plugin_to_wire(status: PluginStatus) -> pb.Plugin:
         id=status.id,
         requires=status.requires,
         platforms=[platform_to_wire(platform) for platform in _platforms(status)],
-        exports=dict(status.exports),
+        # How long it took to come up; a plugin's own export of that name counts more.
+        exports=({"init": f"{status.seconds * 1e3:.1f}ms"} if status.seconds else {}) | dict(status.exports),
         capabilities=status.capabilities,
         init_err=_error(status),
     )

@@ -138,7 +138,8 @@ def _stores(config: Config) -> list[str]:
     return [
         uri
         for uri, entry in probe.registry.entries.items()
-        if entry.candidate.type in _STORES or (entry.registration is not None and CHECK in entry.registration.capabilities)
+        if entry.candidate.type in _STORES
+        or (entry.registration is not None and CHECK in entry.registration.capabilities)
     ]
 
 

@@ -157,9 +157,9 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "nothing stored under a digest of nonsense",
         "what cannot be a digest is refused as such, and before anything is stored",
-        methods=r"Content\.(ListStatuses|Status)",
+        methods=r"Content\.(Write|ListStatuses|Status)",
         standard="OK",
-        subject="NOT_FOUND",
+        subject="INVALID_ARGUMENT|NOT_FOUND",
         fields=r"statuses\[0\].*",
         values=r"(?s).* -> None",
         scenario="write content: expected digest of nonsense",
@@ -264,7 +264,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         standard="OK",
         subject="INVALID_ARGUMENT",
         missing_event=r"topic=/namespaces/update ",
-        scenario="(update a namespace: (no request|not there, invalid name)|(with an empty request|in an invalid .*): .*)",
+        scenario="update a namespace: (no request|not there, invalid name)|with(out)? an? .*|in an invalid .*",
     ),
     Difference(
         "snapshots without a name",

@@ -25,7 +25,7 @@ FEW = 3
 def many(machine: type[Machine]) -> settings:
     """How much to play."""
     return settings(
-        max_examples=max(FEW, STEPS // (len(MACHINES) * LENGTH)),
+        max_examples=max(FEW, STEPS * 5 // (4 * len(MACHINES) * LENGTH)),
         stateful_step_count=LENGTH,
         derandomize=not STEPS,
         database=None,

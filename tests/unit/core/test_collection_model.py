@@ -339,8 +339,7 @@ def test_what_a_collection_leaves(memory: Path) -> None:
                 await native.update(snapshot.__class__(snapshot.kind, snapshot.name))
             await core.metadata.collect()
             assert await found(core, streams) == set()
-            behind = [info async for info in core.snapshots.walk()], [info async for info in core.content.walk()]
-            assert behind == ([], [])
+            assert [[info async for info in store.walk()] for store in (core.snapshots, core.content)] == [[], []]
             # Nor does the database keep the names of what was once referred to.
             assert [*database.execute("SELECT kind, name FROM node WHERE ns != 0")] == []
 

@@ -166,7 +166,8 @@ def check(daemon: Daemon, ctr: Ctr, operations: int, seconds: float) -> None:
     assert load.runs > 2
     assert load.calls > 10
     assert after["descriptors"] <= before["descriptors"] + 8, (before, after)
-    assert after["threads"] <= before["threads"] + 4, (before, after)
+    # The pool for blocking calls grows to its 16 threads as they happen to come at once, and no further.
+    assert after["threads"] <= before["threads"] + 16, (before, after)
     assert after["memory"] <= before["memory"] + 24 * 1024, (before, after)
     assert ctr.ok("tasks", "ls", "-q") == ""
     assert ctr.ok("containers", "ls", "-q") == ""

@@ -309,7 +309,13 @@ class Container:
         wanted = Request(request["terminal"], request["stdin"], request["stdout"], request["stderr"])
         around = self._around
         place = Place(
-            around.loop, around.children, around.namespace, self.id, self.options["io_uid"], self.options["io_gid"]
+            around.loop,
+            around.children,
+            around.log,
+            around.namespace,
+            self.id,
+            self.options["io_uid"],
+            self.options["io_gid"],
         )
         return Process(self.id, exec_id, wanted, Streams(place, wanted))
 

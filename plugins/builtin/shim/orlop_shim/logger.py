@@ -13,8 +13,10 @@ from contextlib import suppress
 from typing import Final
 
 from orlop.errors import InvalidArgument, NotFound, Unavailable
+from orlop_shim import files
 from orlop_shim.children import Children
 from orlop_shim.loop import READ, Loop, Promise
+from orlop_shim.relief import own_end
 
 LOGGER_SCHEMES: Final = ("binary", "binary-v2")
 # Seconds to become ready, and to end after SIGTERM.
@@ -40,6 +42,8 @@ class Logger:
         self._children = children
         self._pid = 0
         self._word = -1
+        #: Further ends of its two pipes, for `orlop_shim.relief.Relief`; the caller closes them.
+        self.outlets: list[int] = []
         #: Kept when it has ended, or was never there.
         self.ended = Promise()
 
@@ -62,6 +66,8 @@ class Logger:
                 os.close(fd)
             self.ended.set()
             raise NotFound(f'logger "{self._path}": {error.strerror}; install it') from error
+        else:
+            self.outlets = [own_end(out), own_end(err)]
         finally:
             for fd in (out, err, to_word):
                 os.close(fd)
@@ -82,6 +88,12 @@ class Logger:
             raise Unavailable(f'logger "{self._path}": not ready after {_READY:g} seconds')
         if self._must_say and not said.result():
             raise Unavailable(f'logger "{self._path}": ended before it was ready')
+
+    def sign(self) -> object:
+        """The sign of its life (`orlop_shim.relief.Sign`): how much it has read, of anything."""
+        if self.ended.done:
+            return None
+        return files.read_or_nothing(f"/proc/{self._pid}/io").partition(b"\n")[0]
 
     def stop(self) -> None:
         """Have it end: with SIGTERM, and with SIGKILL if it does not."""

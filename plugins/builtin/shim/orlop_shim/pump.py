@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 from orlop_shim.loop import READ, WRITE, Loop, Promise
+from orlop_shim.relief import Losses
 
 _CHUNK: Final = 64 << 10
 # From <fcntl.h>; Python has the call, but not its flags.
@@ -20,12 +21,16 @@ _NO_SPLICE: Final = (errno.EINVAL, errno.ENOSYS)
 class Pump:
     """Copies *source* to *target* until the source ends or the target is gone, then closes both.
 
+    With *losses*, what the target cannot take (a full disk, say) is dropped and counted instead, and what comes next
+    is tried again.
+
     Descriptors become non-blocking and are owned by the pump; a terminal that is used both ways is given as two
     duplicates. A target that takes nothing makes the source wait: what is in between is in pipes, not in memory.
     """
 
-    def __init__(self, loop: Loop, source: int, target: int) -> None:
+    def __init__(self, loop: Loop, source: int, target: int, losses: Losses | None = None) -> None:
         self._loop = loop
+        self._losses = losses
         self._source = source
         self._target = target
         self._rest = b""
@@ -53,7 +58,7 @@ class Pump:
             if self._splices and error.errno in _NO_SPLICE:
                 self._splices = False
                 self._move()
-            else:
+            elif self._losses is None or not self._dropped(self._losses, error):
                 # EIO: a terminal that nobody has open any more. EPIPE: nobody reads.
                 self.stop()
         else:
@@ -77,6 +82,19 @@ class Pump:
         if self._rest:
             raise BlockingIOError
         return written
+
+    def _dropped(self, losses: Losses, error: OSError) -> bool:
+        """Drop what the target refused; whether there was anything, for else the source is what failed."""
+        lost, self._rest = len(self._rest), b""
+        try:
+            lost = lost or len(os.read(self._source, _CHUNK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if lost:
+            losses.add(lost, error.strerror or "unknown error")
+        return lost > 0
 
     def _wait_for_target(self) -> None:
         self._loop.unwatch(self._source)

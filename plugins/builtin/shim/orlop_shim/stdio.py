@@ -20,6 +20,8 @@ from orlop_shim.children import Children
 from orlop_shim.logger import LOGGER_SCHEMES, Logger
 from orlop_shim.loop import Loop, Promise
 from orlop_shim.pump import Pump
+from orlop_shim.relief import Losses, Relief, Sign, reader_of
+from orlop_shim.text_log import Log
 
 #: Seconds for output to be read by its reader when the process is deleted.
 DRAIN: Final = 10.0
@@ -42,6 +44,7 @@ class Place(NamedTuple):
 
     loop: Loop
     children: Children
+    log: Log
     namespace: str
     container: str
     uid: int = 0
@@ -56,7 +59,8 @@ class Streams:
         self._request = request
         #: The process's descriptors, by number; empty with a terminal.
         self.given: dict[int, int] = {}
-        self._held: list[int] = []
+        self._losses = Losses(place.log, f'container "{place.container}"')
+        self._reliefs: list[Relief] = []
         self._stdin_holder = -1
         self._pumps: list[Pump] = []
         self._waiting: list[tuple[int, int]] = []
@@ -90,7 +94,7 @@ class Streams:
         """The process is there, so what comes is its own: the runtime would have told a failure on the same streams."""
         waiting, self._waiting = self._waiting, []
         for source, target in waiting:
-            self._pumps.append(Pump(self._place.loop, source, target))
+            self._pumps.append(Pump(self._place.loop, source, target, self._losses))
 
     async def attach(self, master: int) -> None:
         """Connect a terminal, which is owned from now on."""
@@ -106,7 +110,7 @@ class Streams:
         else:
             # The process must not stand still because nobody wants its output.
             target = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        self._pumps.append(Pump(self._place.loop, os.dup(master), target))
+        self._pumps.append(Pump(self._place.loop, os.dup(master), target, self._losses))
         if request.stdin:
             self._input_target = os.dup(master)
 
@@ -170,9 +174,10 @@ class Streams:
         self._waiting.clear()
         for logger in self._loggers:
             logger.stop()
-        for fd in self._held:
-            os.close(fd)
-        self._held.clear()
+        for relief in self._reliefs:
+            relief.close()
+        self._reliefs.clear()
+        self._losses.tell()
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
@@ -216,7 +221,8 @@ class Streams:
             await self._place.loop.sleep(_READER_PAUSE)
             fd = _open_writer(path)
         # While we could read it, output is not lost when its reader is replaced by another.
-        self._held.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        held = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._relieve(held, lambda: reader_of(path, held), f"nobody reads {path}")
         if fd < 0:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return fd
@@ -230,8 +236,7 @@ class Streams:
     async def _open_logger(self) -> None:
         """One logger for both streams, as its protocol has it."""
         logger = Logger(self._place.loop, self._place.children, self._request.stdout)
-        self._loggers.append(logger)
-        pipes = await logger.start(self._place.container, self._place.namespace)
+        pipes = await self._start(logger)
         self.given[1], self.given[2] = pipes
         for fd in pipes:
             self._own(fd)
@@ -239,11 +244,23 @@ class Streams:
 
     async def _start_logger(self, uri: str) -> int:
         logger = Logger(self._place.loop, self._place.children, uri)
-        self._loggers.append(logger)
-        out, other = await logger.start(self._place.container, self._place.namespace)
+        out, other = await self._start(logger)
         os.close(other)
         await logger.ready()
         return out
+
+    async def _start(self, logger: Logger) -> tuple[int, int]:
+        self._loggers.append(logger)
+        pipes = await logger.start(self._place.container, self._place.namespace)
+        for outlet in logger.outlets:
+            relief = self._relieve(outlet, logger.sign, "its logger has ended, or does nothing any more")
+            logger.ended.then(relief.over)
+        return pipes
+
+    def _relieve(self, pipe: int, sign: Sign, why: str) -> Relief:
+        relief = Relief(self._place.loop, pipe, sign, self._losses, why)
+        self._reliefs.append(relief)
+        return relief
 
     def _own(self, fd: int) -> None:
         if self._place.uid or self._place.gid:

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS: Final = "/run/containerd/containerd.sock"
 DEFAULT_NAMESPACE: Final = "default"
-#: Plugins that an embedded kernel has no use for: subcommands, and what listens on sockets.
+#: Plugins that an embedded kernel has no use for: subcommands, what listens on sockets, and what watches that.
 _COMMAND_TYPE: Final = "io.orlop.command.v1"
 _SERVER_TYPE: Final = "io.containerd.server.v1"
+_METRICS_TYPE: Final = "io.containerd.metrics.v1"
 
 
 def default_address() -> str:
@@ -144,7 +145,9 @@ class EmbeddedConnection:
             await run_blocking(state.mkdir, mode=0o711, parents=True, exist_ok=True)
             address = f"{state}/embedded.ttrpc"
             kernel = Kernel(
-                self._config, properties={"ttrpc.address": address}, leave_out=(_COMMAND_TYPE, _SERVER_TYPE)
+                self._config,
+                properties={"ttrpc.address": address},
+                leave_out=(_COMMAND_TYPE, _SERVER_TYPE, _METRICS_TYPE),
             )
             await kernel.start()
             self._kernel = kernel

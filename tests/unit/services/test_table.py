@@ -30,8 +30,8 @@ def test_services_appear_and_vanish() -> None:
     assert CHECK in table
     del services["version"]
     assert VERSION not in table
-    assert set(table) == {CHECK, "/grpc.health.v1.Health/Watch"}
-    assert len(table) == 2
+    assert set(table) == {CHECK, "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch"}
+    assert len(table) == 3
 
 
 async def test_a_service_that_is_replaced_answers_anew() -> None:

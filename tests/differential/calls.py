@@ -15,25 +15,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from tests.support.api import PACKAGES
 
 from orlop_sdk.rpc import descriptors
 from orlop_services.services.health import HEALTH
 
 Fields = Mapping[str, Any]
-PACKAGES = {
-    "Containers": "containers",
-    "Content": "content",
-    "Diff": "diff",
-    "Events": "events",
-    "Images": "images",
-    "Introspection": "introspection",
-    "Leases": "leases",
-    "Namespaces": "namespaces",
-    "Snapshots": "snapshots",
-    "Tasks": "tasks",
-    "Version": "version",
-}
-"""The services that are compared, and the packages they are in; the health service as well."""
 GO_ZERO = -62135596800
 """Seconds of the year 1, which is how containerd says that there is no time."""
 RECENT = 2 * 24 * 3600

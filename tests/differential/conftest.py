@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.differential.calls import PACKAGES, all_methods
+from tests.differential.calls import all_methods
 from tests.differential.differences import DIFFERENCES
 from tests.differential.sides import TALLY, Both
+from tests.support.api import PACKAGES
 from tests.support.comparison import Pair
 from tests.support.daemon import CONTAINERD, SUBJECT, Daemon
 from tests.support.image import Image, many_layers, noise, write_archive, write_layout

@@ -31,6 +31,7 @@ PACKAGES = {
     "Tasks": "tasks",
     "Version": "version",
 }
+"""The services that both daemons have, and the packages they are in; health has a package of its own."""
 TIMEOUT = 20.0
 GO_ZERO = -62135596800
 """Seconds of the year 1."""

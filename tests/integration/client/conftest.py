@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from tests.integration.client.registries import TokenServer, basic_registry, bearer_registry, docker_registry
 from tests.support.daemon import CONTAINERD, NO_CRI, ORLOPD, RUNC_STATE, Daemon
 from tests.support.image import Image, write_archive
 from tests.support.place import short_directory
@@ -128,3 +129,24 @@ async def busybox(client: Client, archive: Path) -> str:
     """The name of an image that is unpacked."""
     (image,) = await client.import_images(archive, snapshotter=None)
     return image.name
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    """One that is open to all."""
+    with short_directory() as base, docker_registry(base / "open") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def basic() -> Iterator[str]:
+    """One that asks for a password."""
+    with short_directory() as base, basic_registry(base / "basic") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def bearer() -> Iterator[tuple[str, TokenServer]]:
+    """One that asks for tokens, and who gives them."""
+    with short_directory() as base, bearer_registry(base / "bearer") as found:
+        yield found

@@ -15,9 +15,6 @@ from tests.integration.client.registries import (
     REFRESH,
     USER,
     TokenServer,
-    basic_registry,
-    bearer_registry,
-    docker_registry,
     tls_registry,
 )
 from tests.support.image import (
@@ -40,25 +37,6 @@ from orlop_sdk.client.unpack import UnpackOptions, image_labels
 from orlop_sdk.registry import Credential, DirectoryHosts, RegistryResolver, docker_config, fixed
 
 ME = Credential(USER, PASSWORD)
-
-
-@pytest.fixture(scope="session")
-def registry(directory: Path) -> Iterator[str]:
-    """One that is open to all."""
-    with docker_registry(directory / "open") as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def basic(directory: Path) -> Iterator[str]:
-    with basic_registry(directory / "basic") as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def bearer(directory: Path) -> Iterator[tuple[str, TokenServer]]:
-    with bearer_registry(directory / "bearer") as found:
-        yield found
 
 
 @pytest.fixture(scope="session")

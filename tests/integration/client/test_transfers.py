@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,9 +19,6 @@ from tests.integration.client.registries import (
     REFRESH,
     USER,
     TokenServer,
-    basic_registry,
-    bearer_registry,
-    docker_registry,
 )
 from tests.support.image import (
     INDEX,
@@ -59,24 +56,6 @@ HERE = UnpackFor("linux/amd64")
 def target(request: pytest.FixtureRequest, targets: Callable[[str], Target]) -> Target:
     """Debian's containerd is too old for transfers."""
     return targets(request.param)
-
-
-@pytest.fixture(scope="session")
-def registry(directory: Path) -> Iterator[str]:
-    with docker_registry(directory / "transfer-open") as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def basic(directory: Path) -> Iterator[str]:
-    with basic_registry(directory / "transfer-basic") as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def bearer(directory: Path) -> Iterator[tuple[str, TokenServer]]:
-    with bearer_registry(directory / "transfer-bearer") as found:
-        yield found
 
 
 @pytest.fixture

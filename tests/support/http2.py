@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,8 +148,10 @@ class Peer:
     async def goaway(self) -> int:
         """The code of the GOAWAY with which the server hangs up."""
         code = int.from_bytes((await self.next(frames.GOAWAY)).payload[4:8], "big")
-        async with asyncio.timeout(TIMEOUT):
-            await self.reader.read()
+        # A reset is how it ends when the server has not read all that was sent to it.
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(TIMEOUT):
+                await self.reader.read()
         return code
 
     async def is_alive(self) -> bool:

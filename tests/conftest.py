@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -53,10 +52,17 @@ def remove_tree(path: Path) -> list[str]:
     return left
 
 
+def make_short_directory() -> Path:
+    """A directory with a path short enough for sockets, whose name may be part of a namespace's or an id."""
+    path = SHORT_PARENT / f"{SHORT_PREFIX}{uuid.uuid4().hex[:8]}"
+    path.mkdir(mode=0o700)
+    return path
+
+
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
-    """A directory with a path short enough for sockets. The test fails if a mount is left below it."""
-    path = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX, dir=SHORT_PARENT))
+    """What `make_short_directory` makes. The test fails if a mount is left below it."""
+    path = make_short_directory()
     yield path
     left = remove_tree(path)
     assert not left, f"mounts left below {path}: {', '.join(left)}"

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import SHORT_PARENT, SHORT_PREFIX, remove_tree
+from tests.conftest import make_short_directory, remove_tree
 
 
 @contextmanager
 def short_directory() -> Iterator[Path]:
     """What the fixture ``short_tmp`` gives, for fixtures of a wider scope."""
-    path = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX, dir=SHORT_PARENT))
+    path = make_short_directory()
     try:
         yield path
     finally:

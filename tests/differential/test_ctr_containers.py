@@ -71,7 +71,8 @@ def test_run_with_options(ctr: Recorder) -> None:
     ctr("run", "--rm", "--net-host", BUSY, "c1", "true")
     ctr("run", "--rm", "--seccomp", BUSY, "c1", "true")
     log = ctr.directory / "log"
-    ctr("run", "--rm", "--log-uri", f"file://{log}", BUSY, "c1", "sh", "-c", "echo one; echo two >&2")
+    # containerd 1.6's shim closes the file of both streams when the first one ends: let both lines be there by then.
+    ctr("run", "--rm", "--log-uri", f"file://{log}", BUSY, "c1", "sh", "-c", "echo one; echo two >&2; sleep 1")
     ctr.note("".join(sorted(log.read_text().splitlines(keepends=True))))
     pid = ctr.directory / "pid"
     ctr("run", "--rm", "--pid-file", str(pid), BUSY, "c1", "true")

@@ -33,6 +33,20 @@ case "$*" in *" checkpoint "*) echo "$*" >{said}; exit 0;; esac
 exec {runc} "$@"
 """
 
+# Says that a container was started only when it has ended.
+SLOW_TO_SAY = """\
+#!/bin/sh
+{runc} "$@" || exit
+case "$*" in
+    *" start "*)
+        while [ "$1" != --log ]; do shift; done
+        pid=$(cat "${{2%/*}}/init.pid")
+        tries=0
+        while kill -0 "$pid" && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done
+esac
+exit 0
+"""
+
 
 def broken_runtime(case: Case, verb: str) -> str:
     """A runc that fails at one thing."""
@@ -163,6 +177,26 @@ def test_exits_while_the_daemon_is_away_are_told_later(own: Case) -> None:
         assert "exit with non-zero exit code 6" in own.ctr.run("tasks", "rm", "c1").err
     finally:
         own.remove("c1")
+
+
+def test_want_of_memory_in_the_first_instant_is_told(own: Case) -> None:
+    path = own.daemon.base / "runc-slow"
+    path.write_text(SLOW_TO_SAY.format(runc=shutil.which("runc")))
+    path.chmod(0o755)
+    own.runtime = str(path)
+    events = own.daemon.base / "events"
+    with events.open("wb") as out, own.ctr.background("events", out=out):
+
+        def subscribed() -> bool:
+            own.ctr.ok("namespaces", "label", own.namespace, "probe=1")
+            return bool(events.read_text())
+
+        eventually(subscribed, "no events arrive")
+        greedy = ("/bin/sh", "-c", "x=aaaaaaaa; while :; do x=$x$x; done")
+        assert own.run("c1", *greedy, flags=("--memory-limit", str(16 << 20))).code != 0
+        eventually(lambda: "/tasks/delete" in events.read_text(), events.read_text)
+    topics = [word for word in events.read_text().split() if word.startswith("/tasks/")]
+    assert list(dict.fromkeys(topics)) == [f"/tasks/{name}" for name in ("create", "start", "oom", "exit", "delete")]
 
 
 def test_checkpoints_are_asked_of_the_runtime(own: Case) -> None:

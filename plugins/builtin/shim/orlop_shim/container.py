@@ -89,7 +89,7 @@ class Container:
                 if not self._request["checkpoint"]:
                     arguments = ["create", "--bundle", self.bundle, *create_flags(self.options)]
                     await self._bring_up(self.init, self._runtime, arguments, "create")
-                    self.cgroup = Cgroup.of(self.init.pid)
+                    self._watch_memory()
             except BaseException:
                 self._release()
                 raise
@@ -110,7 +110,7 @@ class Container:
             init.status = RUNNING
             init.streams.connect_input()
             self._around.publisher.publish("/tasks/start", container_id=self.id, pid=init.pid)
-            self._watch_memory()
+            self._tell_want_of_memory()
 
     async def delete(self) -> End | None:
         """Remove the container. Raises `Unknown` while it runs."""
@@ -357,7 +357,7 @@ class Container:
         os.makedirs(work, mode=0o700, exist_ok=True)
         arguments = ["restore", "--detach", "--bundle", self.bundle, "--image-path", image, "--work-path", work]
         await self._bring_up(self.init, self._runtime, [*arguments, *create_flags(self.options)], "restore")
-        self.cgroup = Cgroup.of(self.init.pid)
+        self._watch_memory()
 
     async def _await_end(self, process: Process, ended: Promise) -> None:
         """Publish the end of a process once its start is; the first process goes last."""
@@ -366,6 +366,9 @@ class Container:
         async with process.lock:
             if process is self.init:
                 await self._end_others()
+                # What it died of may still wait to be read.
+                if self._oom is not None:
+                    self._oom.look()
             process.finish(end)
             # What never was created, as far as clients know, does not end either.
             if not self.deleted:
@@ -390,14 +393,16 @@ class Container:
             raise Unknown(f"{what}: {error}: unknown") from error
 
     def _watch_memory(self) -> None:
-        if self.cgroup is not None and self.cgroup.own and self.init.end is None:
-            publisher = self._around.publisher
-            self._oom = OomWatch(
-                self._around.loop,
-                self.cgroup,
-                self._around.log,
-                lambda: publisher.publish("/tasks/oom", container_id=self.id),
-            )
+        """Before the first instruction of the container's own program, so that nothing it does is missed."""
+        self.cgroup = Cgroup.of(self.init.pid)
+        if self.cgroup is not None and self.cgroup.own:
+            self._oom = OomWatch(self._around.loop, self.cgroup, self._around.log, self._tell_want_of_memory)
+
+    def _tell_want_of_memory(self) -> None:
+        # Nobody knows yet of one that is being started: `start` tells when they do.
+        if self._oom is not None and self.init.status != CREATED:
+            for _ in range(self._oom.take()):
+                self._around.publisher.publish("/tasks/oom", container_id=self.id)
 
 
 def read_options(message: Values | None) -> Values:

@@ -19,14 +19,18 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class OomWatch:
-    """Calls *happened* for each time. Without a memory controller nothing happens."""
+    """Counts the times, and calls *happened* when there is something to `take`. Without a memory controller nothing
+    happens.
+    """
 
     def __init__(self, loop: Loop, cgroup: Cgroup, log: Log, happened: Callable[[], None]) -> None:
         self._loop = loop
         self._cgroup = cgroup
         self._happened = happened
         self._fds: list[int] = []
+        self._look: Callable[[], bool] = lambda: False
         self._kills = 0
+        self._times = 0
         try:
             if cgroup.unified:
                 self._watch_unified()
@@ -35,6 +39,17 @@ class OomWatch:
         except OSError as error:
             self.close()
             log.warning(f"out of memory will not be noticed: {error}")
+
+    def take(self) -> int:
+        """How often it happened since this was called last."""
+        times, self._times = self._times, 0
+        return times
+
+    def look(self) -> None:
+        """Have *happened* called now, if it happened, and not when the loop comes to it."""
+        if self._fds and self._look():
+            self._times += 1
+            self._happened()
 
     def close(self) -> None:
         """Watch no more. May be called twice."""
@@ -55,16 +70,19 @@ class OomWatch:
             files.order(self._cgroup.path("memory", "cgroup.event_control"), b"%d %d" % (counter, control))
         finally:
             os.close(control)
-        self._loop.watch(counter, READ, lambda _: self._counted(counter))
+        self._look = lambda: self._counted(counter)
+        self._loop.watch(counter, READ, lambda _: self.look())
 
-    def _counted(self, counter: int) -> None:
-        with suppress(BlockingIOError):
+    def _counted(self, counter: int) -> bool:
+        try:
             os.eventfd_read(counter)
+        except BlockingIOError:
+            return False
         # The counter also moves when the group is removed.
         if os.path.exists(self._cgroup.path("memory", "cgroup.event_control")):
-            self._happened()
-        else:
-            self.close()
+            return True
+        self.close()
+        return False
 
     def _watch_unified(self) -> None:
         path = self._cgroup.path("memory", "memory.events")
@@ -78,15 +96,14 @@ class OomWatch:
             raise OSError(number, f"inotify: {os.strerror(number)}", path)
         self._fds.append(fd)
         self._kills = self._killed()
-        self._loop.watch(fd, READ, lambda _: self._modified(fd))
+        self._look = lambda: self._modified(fd)
+        self._loop.watch(fd, READ, lambda _: self.look())
 
-    def _modified(self, fd: int) -> None:
+    def _modified(self, fd: int) -> bool:
         with suppress(BlockingIOError):
             os.read(fd, 4096)
-        kills = self._killed()
-        if kills > self._kills:
-            self._happened()
-        self._kills = kills
+        before, self._kills = self._kills, self._killed()
+        return self._kills > before
 
     def _killed(self) -> int:
         for line in self._cgroup.read("memory", "memory.events").splitlines():

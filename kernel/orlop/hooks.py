@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pluggy
@@ -44,6 +44,13 @@ class Hooks:
     @hookspec
     def orlop_adjust_spec(self, namespace: str, container: str, spec: dict[str, Any]) -> None:
         """Change a container's OCI runtime spec, in place, before its task is created. Raise to refuse it."""
+
+    @hookspec
+    def orlop_shim_call(self, path: str, metadata: dict[str, str]) -> Callable[[BaseException | None], None] | None:
+        """Watch a call to a shim (``/package.Service/Method``) that is about to be made; must be quick, never raise.
+
+        What it puts into *metadata* travels with the call. What it returns is called once, with what the call raised.
+        """
 
     @hookspec
     def orlop_plugin_users(self, uri: str) -> list[str] | Awaitable[list[str]]:

@@ -26,7 +26,7 @@ class Debug(PluginConfig):
     format: Literal["", "text", "json"] = ""
     """Form of a log line; text when empty."""
     log_trace_id: bool = False
-    """Whether log lines carry the trace id of the call they belong to."""
+    """Whether log lines carry trace_id and span_id of the call they belong to, where it has any."""
 
 
 class Cgroup(PluginConfig):

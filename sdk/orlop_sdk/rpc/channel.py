@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 _TRACE_KEYS: Final = frozenset({"traceparent", "tracestate", "baggage"})
 _trace: Final[ContextVar[dict[str, str] | None]] = ContextVar("orlop_trace", default=None)
+#: W3C Trace Context, version 00; later ones may have more behind it. Ids of zeros are none.
+_PARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 _NAMESPACE_KEYS: Final = (context.NAMESPACE_HEADER, context.TTRPC_NAMESPACE_HEADER)
 
 
@@ -79,6 +82,12 @@ def traced(metadata: Metadata) -> dict[str, str]:
 def trace() -> dict[str, str]:
     """What the metadata of the call that this task answers said of its trace; empty without."""
     return _trace.get() or {}
+
+
+def trace_ids() -> tuple[str, str] | None:
+    """The ids of the trace and of the span that this task belongs to, in hexadecimal; None without, or if malformed."""
+    match = _PARENT.fullmatch(trace().get("traceparent", ""))
+    return (match[1], match[2]) if match is not None else None
 
 
 def set_trace(found: dict[str, str]) -> None:

@@ -319,6 +319,70 @@ def test_spans_reach_a_collector_within_the_clients_trace(protocol: str) -> None
         assert {name.lower(): text for name, text in collector.headers[0].items()}["x-who"] == "me"
 
 
+#: A transfer from nowhere to nowhere.
+NOTHING = b"\n\x05\n\x03a/b\x12\x05\n\x03c/d"
+CREATE = "containerd.services.tasks.v1.Tasks/Create"
+START = "containerd.services.tasks.v1.Tasks/Start"
+SHIM_START = "containerd.task.v3.Task/Start"
+
+
+@contextmanager
+def sent(daemon: Daemon) -> Iterator[Path]:
+    """The file with what the daemon writes to its sockets, for as long as the body runs."""
+    log = daemon.base / "strace"
+    calls = "trace=write,writev,sendto,sendmsg"
+    command = ["strace", "-f", "-s", "4000", "-e", calls, "-o", str(log), "-p", str(daemon.pid)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        try:
+            assert b"attached" in tracer.stderr.readline()
+            yield log
+        finally:
+            tracer.terminate()
+            tracer.communicate(timeout=TIMEOUT)
+
+
+def test_spans_reach_shims() -> None:
+    collector = Collector()
+    with collector.over_http() as endpoint, traced(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as daemon:
+        ctr = daemon.ctr(f"spans-{uuid.uuid4().hex[:8]}")
+        ctr.ok("images", "import", str(write_archive(daemon.base / "busy.tar", {IMAGE: Image()})))
+        ctr.ok("containers", "create", IMAGE, "x", "sleep", "1000")
+        eventually(lambda: bool(collector.spans()), "the server has noticed that it is observed")
+        with sent(daemon) as log:
+            ctr.ok("tasks", "start", "-d", "x")
+            eventually(
+                lambda: SHIM_START in collector.spans(),
+                lambda: f"spans of calls to the shim; there are {sorted(collector.spans())}\n{daemon.tail()}",
+            )
+        spans = collector.spans()
+        served, made = spans[START], spans[SHIM_START]
+        assert made.kind == Span.SPAN_KIND_CLIENT
+        assert (made.trace_id, made.parent_span_id) == (served.trace_id, served.span_id)
+        attributes = {each.key: each.value for each in made.attributes}
+        assert attributes["rpc.system"].string_value == "ttrpc"
+        assert attributes["containerd.namespace"].string_value == ctr.namespace
+        # The shim itself is told.
+        parent = f"00-{made.trace_id.hex()}-{made.span_id.hex()}-"
+        calls = [line for line in log.read_text().splitlines() if "containerd.task.v3.Task" in line]
+        assert any(parent in line and "traceparent" in line for line in calls), calls
+        assert spans[CREATE].trace_id != served.trace_id
+
+
+def test_log_lines_say_which_trace_they_belong_to(short_tmp: Path) -> None:
+    """The client's, also where nobody makes spans; and lines that belong to none say nothing."""
+    table = '[debug]\nlevel = "debug"\nformat = "json"\nlog_trace_id = true\n'
+    with Daemon(short_tmp, ORLOPD, tables=table) as daemon:
+        sender = GrpcSender(str(daemon.address))
+        metadata = [("containerd-namespace", "n"), ("traceparent", f"00-{TRACE}-{PARENT}-01")]
+        sender.call("/containerd.services.transfer.v1.Transfer/Transfer", [NOTHING], TIMEOUT, metadata)
+        sender.close()
+        lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+        (line,) = (line for line in lines if line["msg"].startswith("transfer from"))
+        assert (line["trace_id"], line["span_id"]) == (TRACE, PARENT)
+        assert [line for line in lines if "trace_id" in line] == [line]
+
+
 def test_the_environment_says_who_it_is_and_which_calls_count() -> None:
     collector = Collector()
     with collector.over_http() as endpoint:

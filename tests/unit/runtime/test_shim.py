@@ -19,6 +19,7 @@ from orlop.interfaces.runtime import ShimAddress
 from orlop_runtime.shim import Shim, ShimClosed, Shims
 from orlop_sdk.api.runtime.task.v2 import shim_pb2 as v2
 from orlop_sdk.api.runtime.task.v3 import shim_pb2 as v3
+from orlop_sdk.rpc.channel import set_trace, trace
 from orlop_sdk.rpc.grpc_server import TableHandler
 from orlop_sdk.ttrpc.server import Server
 
@@ -28,6 +29,7 @@ class FakeShim:
 
     def __init__(self, version: int) -> None:
         self.namespaces: list[str | None] = []
+        self.traces: list[dict[str, str]] = []
         self.shutdowns = 0
         pb = v2 if version == 2 else v3
         prefix = f"/containerd.task.v{version}.Task"
@@ -41,6 +43,7 @@ class FakeShim:
 
     async def _state(self, request: v2.StateRequest) -> v2.StateResponse | v3.StateResponse:
         self.namespaces.append(context.namespace_or_none())
+        self.traces.append(trace())
         if request.id == "gone":
             raise NotFound("no such thing")
         return self._answer(id=request.id, pid=42)
@@ -88,6 +91,33 @@ async def test_versions(place: Path, lost: list[Shim], served: int, announced: i
     await shim.close()
     await fake.server.close()
     assert lost == []
+
+
+async def test_the_trace_of_a_call_goes_along_and_watchers_hear_of_its_end(place: Path, lost: list[Shim]) -> None:
+    fake = FakeShim(3)
+    await fake.server.listen(f"{place}/s")
+    told: list[BaseException | None] = []
+
+    def watch(path: str, metadata: dict[str, str]) -> list[Callable[[BaseException | None], None]]:
+        metadata["tracestate"] = path.rpartition("/")[2]
+        return [told.append]
+
+    shim = Shim("ns", ShimAddress(f"unix://{place}/s", 3), lost.append, watch)
+    await shim.connect()
+    set_trace({"traceparent": "00-1-2-01"})
+    await shim.call("State", state(), v2.StateResponse)
+    with pytest.raises(NotFound) as failed:
+        await shim.call("State", state("gone"), v2.StateResponse)
+    waiting = asyncio.create_task(shim.call("Wait", v2.WaitRequest(id="c1"), v2.WaitResponse))
+    await shim.call("State", state(), v2.StateResponse)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert fake.traces == [{"traceparent": "00-1-2-01", "tracestate": "State"}] * 3
+    assert told[:3] == [None, failed.value, None]
+    assert isinstance(told[3], asyncio.CancelledError)
+    await shim.close()
+    await fake.server.close()
 
 
 async def test_an_address_without_scheme_is_abstract(place: Path, lost: list[Shim]) -> None:

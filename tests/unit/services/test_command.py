@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import ClassVar
 import pytest
 import tomli
 
+from orlop_sdk.rpc.channel import set_trace
 from orlop_services.daemon import main
 from orlop_services.daemon.logs import JsonFormatter, TextFormatter
 from orlop_services.daemon.oci_hook import BadHook, expand
@@ -184,6 +186,27 @@ class TestLog:
             "msg": "x",
             "logger": "orlop.registry",
         }
+
+    @pytest.mark.parametrize(
+        ("parent", "ids"),
+        [
+            (f"00-{'a1' * 16}-{'b2' * 8}-01", ("a1" * 16, "b2" * 8)),
+            (f"cc-{'a1' * 16}-{'b2' * 8}-01-more", ("a1" * 16, "b2" * 8)),
+            (f"00-{'0' * 32}-{'b2' * 8}-01", None),
+            (f"00-{'a1' * 16}-{'0' * 16}-01", None),
+            (f"00-{'A1' * 16}-{'b2' * 8}-01", None),
+            (f'00-{"a1" * 16}-x" level=fatal-01', None),
+            ("", None),
+        ],
+    )
+    def test_a_line_of_a_call_names_its_trace(self, parent: str, ids: tuple[str, str] | None) -> None:
+        def fields() -> dict[str, str]:
+            set_trace({"traceparent": parent})
+            line: dict[str, str] = json.loads(JsonFormatter(traced=True).format(self.record("orlop.registry", "x")))
+            return line
+
+        line = contextvars.copy_context().run(fields)
+        assert (line.get("trace_id"), line.get("span_id")) == (ids or (None, None))
 
     def test_whoever_speaks_about_a_plugin_can_name_it(self) -> None:
         record = self.record("orlop.registry", "x")

@@ -76,7 +76,8 @@ async def task_runtime(ctx: InitContext[RuntimeConfig]) -> Runtime:
     )
     ctx.export("log-uri-schemes", "fifo,binary,binary-v2,file")
     mounts = RootMounts(ctx.all(MOUNT_MANAGER))
-    made = TaskRuntime(ctx.state, ctx.root, ctx.all(SHIM), ctx.get(EVENT), timeouts, mounts)
+    announce = ctx.hooks.orlop_shim_call
+    made = TaskRuntime(ctx.state, ctx.root, ctx.all(SHIM), ctx.get(EVENT), timeouts, mounts, announce)
     stores = ctx.all(METADATA)
 
     async def recorded(id: str) -> str:
@@ -101,7 +102,7 @@ async def shim_sandboxes(ctx: InitContext[PluginConfig]) -> SandboxController:
         cleanup=ctx.timeout("io.containerd.timeout.shim.cleanup", 5.0),
         shutdown=ctx.timeout("io.containerd.timeout.shim.shutdown", 3.0),
     )
-    made = ShimSandboxes(places, ctx.all(SHIM), GENERAL)
+    made = ShimSandboxes(places, ctx.all(SHIM), GENERAL, ctx.hooks.orlop_shim_call)
     await made.restore()
     return made
 

@@ -36,7 +36,7 @@ from orlop.interfaces.runtime import (
 from orlop.values import AnyMessage, Exit, now
 from orlop_runtime.bundle import Bundle
 from orlop_runtime.mounts import RootMounts
-from orlop_runtime.shim import Key, Shim, ShimClosed, Shims, remove_dead_socket
+from orlop_runtime.shim import Announce, Key, Shim, ShimClosed, Shims, remove_dead_socket, unannounced
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
 from orlop_sdk.api.runtime.task.v2 import shim_pb2 as pb
@@ -71,7 +71,8 @@ class Timeouts:
 class TaskRuntime:
     """All tasks, by namespace and id. See `orlop.interfaces.runtime.Runtime`.
 
-    *state* and *root* hold the bundles and their work directories; *launchers* is a live view.
+    *state* and *root* hold the bundles and their work directories; *launchers* is a live view; *announce* is
+    told of calls to shims.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class TaskRuntime:
         events: EventExchange,
         timeouts: Timeouts | None = None,
         mounts: RootMounts | None = None,
+        announce: Announce = unannounced,
     ) -> None:
         self.state: Final = state
         self.root: Final = root
         self.timeouts: Final = timeouts or Timeouts()
         self.pool: Final = Pool("orlop-runtime", _THREADS)
-        self.shims: Final = Shims(self._shim_lost, self.timeouts.shutdown)
+        self.shims: Final = Shims(self._shim_lost, self.timeouts.shutdown, announce)
         self._launchers = launchers
         self._mounts = mounts or RootMounts({})
         self._events = events

@@ -27,7 +27,7 @@ from orlop.values import Exit, Metric, Platform, Sandbox, now
 from orlop_runtime.bootstrap import to_endpoint
 from orlop_runtime.bundle import Bundle, leftovers, remove_leftover
 from orlop_runtime.runtime import find_launcher
-from orlop_runtime.shim import Key, Message, Shim, ShimClosed, remove_dead_socket
+from orlop_runtime.shim import Announce, Key, Message, Shim, ShimClosed, remove_dead_socket, unannounced
 from orlop_sdk.api.runtime.sandbox.v1 import sandbox_pb2 as pb
 from orlop_sdk.api.runtime.task.v2.shim_pb2 import ShutdownRequest
 from orlop_sdk.convert.common import any_from_wire, any_to_wire, mounts_to_wire, platform_from_wire, time_from_wire
@@ -74,7 +74,14 @@ class _Running:
 class ShimSandboxes:
     """See `orlop.interfaces.sandbox.SandboxController`. *launchers* is a live view; *general* is asked last."""
 
-    def __init__(self, places: SandboxPlaces, launchers: Mapping[str, ShimLauncher], general: str) -> None:
+    def __init__(
+        self,
+        places: SandboxPlaces,
+        launchers: Mapping[str, ShimLauncher],
+        general: str,
+        announce: Announce = unannounced,
+    ) -> None:
+        self._announce = announce
         self._places = places
         self._launchers = launchers
         self._general = general
@@ -241,7 +248,7 @@ class ShimSandboxes:
         self._sandboxes[key] = made
 
     async def _connect(self, sandbox: _Running, address: ShimAddress) -> None:
-        shim = Shim(sandbox.bundle.namespace, address, lambda _: self._lost(sandbox))
+        shim = Shim(sandbox.bundle.namespace, address, lambda _: self._lost(sandbox), self._announce)
         await shim.connect()
         sandbox.shim = shim
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -17,6 +17,7 @@ from orlop import context
 from orlop.errors import OrlopError, Unavailable, Unimplemented
 from orlop.interfaces.runtime import ShimAddress
 from orlop_sdk.api.runtime.task.v2.shim_pb2 import ShutdownRequest
+from orlop_sdk.rpc.channel import trace
 from orlop_sdk.ttrpc.client import Client
 
 log = logging.getLogger("orlop.shim")
@@ -24,6 +25,8 @@ log = logging.getLogger("orlop.shim")
 R = TypeVar("R")
 #: What tells the containers of a shim apart: namespace and id.
 Key = tuple[str, str]
+#: The hook ``orlop_shim_call``: takes path and metadata, and gives what wants to hear of the call's end.
+Announce = Callable[..., Sequence[Callable[[BaseException | None], None]]]
 
 _CONNECT_TIMEOUT: Final = 100.0
 
@@ -32,6 +35,11 @@ class Message(Protocol):
     """Any request."""
 
     def SerializeToString(self) -> bytes: ...
+
+
+def unannounced(*, path: str, metadata: dict[str, str]) -> Sequence[Callable[[BaseException | None], None]]:
+    """Nobody watches calls to shims."""
+    return ()
 
 
 class ShimClosed(Unavailable):
@@ -44,7 +52,13 @@ class Shim:
     The messages of both versions are the same on the wire, so those of version 2 serve both.
     """
 
-    def __init__(self, namespace: str, address: ShimAddress, ended: Callable[[Shim], None]) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        address: ShimAddress,
+        ended: Callable[[Shim], None],
+        announce: Announce = unannounced,
+    ) -> None:
         self.address: Final = address
         self.namespace: Final = namespace
         self.users: set[Key] = set()
@@ -55,6 +69,7 @@ class Shim:
         self._version = address.version
         self._version_works = False
         self._ended = ended
+        self._announce = announce
         self._channel: Any = None
         self._watcher: asyncio.Task[None] | None = None
         self._bound: dict[str, Callable[..., Any]] = {}
@@ -100,14 +115,34 @@ class Shim:
         self.gone.set()
 
     async def invoke(self, path: str, request: Message, response: type[Any], timeout: float | None = None) -> Any:
-        """Call a method of any of the shim's services by its full path. Raises as `call`."""
+        """Call a method of any of the shim's services by its full path. Raises as `call`.
+
+        The trace of the call that this is part of goes along.
+        """
+        metadata = dict(trace())
+        watching = self._announce(path=path, metadata=metadata)
+        failed: BaseException | None = None
+        try:
+            return await self._invoke(path, request, response, timeout, metadata)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            for ended in watching:
+                ended(failed)
+
+    async def _invoke(
+        self, path: str, request: Message, response: type[Any], timeout: float | None, metadata: dict[str, str]
+    ) -> Any:
         bound = self._bound.get(path)
         if bound is None:
             bound = self._bound[path] = self._channel.unary_unary(
                 path, lambda message: message.SerializeToString(), response.FromString
             )
         try:
-            answer = await bound(request, timeout=timeout, metadata=((context.NAMESPACE_HEADER, self.namespace),))
+            answer = await bound(
+                request, timeout=timeout, metadata=((context.NAMESPACE_HEADER, self.namespace), *metadata.items())
+            )
         except OrlopError as error:
             if isinstance(error, Unavailable) and self._is_gone():
                 raise ShimClosed(f'shim at "{self.address.address}": {error}') from error
@@ -171,8 +206,9 @@ class Shim:
 class Shims:
     """The shims we are connected to, by address; containers of one group share one."""
 
-    def __init__(self, lost: Callable[[Shim], None], shutdown_timeout: float) -> None:
+    def __init__(self, lost: Callable[[Shim], None], shutdown_timeout: float, announce: Announce = unannounced) -> None:
         self._lost = lost
+        self._announce = announce
         self._shutdown_timeout = shutdown_timeout
         self._shims: dict[str, Shim] = {}
 
@@ -188,7 +224,7 @@ class Shims:
         """
         shim = self._open(address)
         if shim is None:
-            made = Shim(user[0], address, self._ended)
+            made = Shim(user[0], address, self._ended, self._announce)
             await made.connect()
             # Another container of the group may have been faster.
             shim = self._open(address)

@@ -7,6 +7,7 @@ import os
 from typing import cast
 
 from orlop.errors import SkipPlugin
+from orlop.hooks import hook
 from orlop.interfaces.introspection import INTERNAL, Part
 from orlop.interfaces.metadata import METADATA
 from orlop.interfaces.observer import METRICS, TRACING_PROCESSOR, CallObserver, SpanProcessor
@@ -77,3 +78,11 @@ async def grpc_otel(ctx: InitContext[NoConfig]) -> CallObserver:
     from orlop_telemetry.tracing import SpanCalls, Tracing
 
     return SpanCalls(cast(Tracing, ctx.get(INTERNAL, "tracing")))
+
+
+@hook("ttrpc-otel", requires=(INTERNAL.exact("tracing"),))
+async def ttrpc_otel(ctx: InitContext[NoConfig]) -> object:
+    """A span for each call to a shim."""
+    from orlop_telemetry.tracing import ShimSpans, Tracing
+
+    return ShimSpans(cast(Tracing, ctx.get(INTERNAL, "tracing")))

@@ -7,14 +7,17 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from orlop import context
 from orlop.blocking import run_blocking
-from orlop.errors import FailedPrecondition
+from orlop.errors import FailedPrecondition, code_of
+from orlop.hooks import hookimpl
 from orlop.interfaces.observer import CallInfo, Observation, SpanProcessor
+from orlop_sdk.rpc.channel import set_trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -27,6 +30,8 @@ SERVICE: Final = "orlopd"
 _LAST: Final = 3.0
 #: Codes that are the server's fault, so that their spans count as failed (OpenTelemetry's conventions for gRPC).
 _FAULTS: Final = frozenset({2, 4, 12, 13, 14, 15})
+#: For a client, every code but OK is a failure (the same conventions).
+_ALL: Final = range(1, 17)
 
 
 class Tracing:
@@ -99,12 +104,7 @@ class _Seen(_Unseen):
         self._span = span
 
     def ended(self, code: int, error: BaseException | None) -> None:
-        from opentelemetry.trace import StatusCode
-
-        self._span.set_attribute("rpc.grpc.status_code", code)
-        if code in _FAULTS:
-            self._span.set_status(StatusCode.ERROR, str(error))
-        self._span.end()
+        _end(self._span, code, error, _FAULTS)
 
 
 _UNSEEN: Final = _Unseen()
@@ -130,13 +130,55 @@ class SpanCalls:
             parent = W3CBaggagePropagator().extract(
                 call.trace, TraceContextTextMapPropagator().extract(call.trace, parent)
             )
-        service, _, method = call.path.removeprefix("/").rpartition("/")
-        attributes = {"rpc.system": call.transport, "rpc.service": service, "rpc.method": method}
-        if (namespace := context.namespace_or_none()) is not None:
-            attributes["containerd.namespace"] = namespace
         span = provider.get_tracer("orlop").start_span(
-            call.path.removeprefix("/"), parent, trace.SpanKind.SERVER, attributes
+            call.path.removeprefix("/"), parent, trace.SpanKind.SERVER, _attributes(call.path, call.transport)
         )
         # Never detached: the task that answers the call ends with it.
-        attach(trace.set_span_in_context(span, parent))
+        within = trace.set_span_in_context(span, parent)
+        attach(within)
+        told = dict(call.trace)
+        TraceContextTextMapPropagator().inject(told, within)
+        set_trace(told)  # for log lines, and for what needs no SDK to pass it on
         return _Seen(span)
+
+
+class ShimSpans:
+    """A span for each call to a shim, of which the shim is told, so that its own can be below it."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    @hookimpl
+    def orlop_shim_call(self, path: str, metadata: dict[str, str]) -> Callable[[BaseException | None], None] | None:
+        provider = self._tracing.provider
+        if provider is None:
+            return None
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        span = provider.get_tracer("orlop").start_span(
+            path.removeprefix("/"), kind=trace.SpanKind.CLIENT, attributes=_attributes(path, "ttrpc")
+        )
+        TraceContextTextMapPropagator().inject(metadata, trace.set_span_in_context(span))
+        return partial(_sent, span)
+
+
+def _attributes(path: str, transport: str) -> dict[str, str]:
+    service, _, method = path.removeprefix("/").rpartition("/")
+    attributes = {"rpc.system": transport, "rpc.service": service, "rpc.method": method}
+    if (namespace := context.namespace_or_none()) is not None:
+        attributes["containerd.namespace"] = namespace
+    return attributes
+
+
+def _sent(span: Span, error: BaseException | None) -> None:
+    _end(span, 0 if error is None else code_of(error), error, _ALL)
+
+
+def _end(span: Span, code: int, error: BaseException | None, faults: Container[int]) -> None:
+    from opentelemetry.trace import StatusCode
+
+    span.set_attribute("rpc.grpc.status_code", code)
+    if code in faults:
+        span.set_status(StatusCode.ERROR, str(error))
+    span.end()

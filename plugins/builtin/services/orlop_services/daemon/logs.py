@@ -13,6 +13,8 @@ import re
 import time
 from typing import Final
 
+from orlop_sdk.rpc.channel import trace_ids
+
 TRACE: Final = 5
 _NUMBERS: Final = {
     "trace": TRACE,
@@ -37,17 +39,24 @@ _BARE: Final = re.compile(r"[A-Za-z0-9._/@:+-]+")
 _QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "hpack", "stevedore")
 
 
-def configure(level: str, form: str) -> None:
-    """Send all loggers to standard error. *level* is one of containerd's words, "" for info; *form* text or json."""
+def configure(level: str, form: str, *, traced: bool = False) -> None:
+    """Send all loggers to standard error. *level* is one of containerd's words, "" for info; *form* text or json.
+
+    If *traced*, lines about a call that belongs to a trace have the fields ``trace_id`` and ``span_id``.
+    """
     number = _NUMBERS[level or "info"]
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter((JsonFormatter if form == "json" else TextFormatter)(traced=traced))
     logging.basicConfig(handlers=[handler], level=number, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 class _Formatter(logging.Formatter):
+    def __init__(self, *, traced: bool = False) -> None:
+        super().__init__()
+        self._traced = traced
+
     def fields(self, record: logging.LogRecord) -> dict[str, str]:
         """What a line says, in order."""
         seconds = time.gmtime(record.created)
@@ -60,6 +69,9 @@ class _Formatter(logging.Formatter):
             found["plugin"] = str(uri)
         else:
             found["logger"] = record.name
+        # Whoever logs writes the line itself, in the context of its call, also in the threads of `orlop.blocking`.
+        if self._traced and (ids := trace_ids()) is not None:
+            found["trace_id"], found["span_id"] = ids
         if record.exc_info:
             found["error"] = self.formatException(record.exc_info)
         return found

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     config = read_config(arguments)
     debug = config.settings.debug
-    logs.configure(debug.level, debug.format)
+    logs.configure(debug.level, debug.format, traced=debug.log_trace_id)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         kernel = Kernel(config, properties=properties(config))

@@ -125,15 +125,15 @@ def from_code(code: int, message: str) -> OrlopError:
 def code_of(error: BaseException) -> int:
     """The google.rpc.Code number for any exception, the standard library's included.
 
-    Time-outs are 4, ``FileNotFoundError`` 5, ``FileExistsError`` 6, ``PermissionError`` 7, ``ENOSPC`` and ``EDQUOT`` 8,
-    a cancelled task 1; everything else is 2 (unknown).
+    Time-outs are 4, ``FileNotFoundError`` 5, ``FileExistsError`` 6, ``PermissionError`` 7, ``ENOSPC``, ``EDQUOT``,
+    ``EMFILE`` and ``ENFILE`` 8, a cancelled task 1; everything else is 2 (unknown).
     """
     import asyncio
     import errno
 
     if isinstance(error, OrlopError):
         return error.code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
         return ResourceExhausted.code
     for kind, code in (
         (asyncio.CancelledError, Cancelled.code),

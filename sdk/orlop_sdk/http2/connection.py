@@ -67,6 +67,10 @@ class Streams(Protocol):
         """A peer has connected."""
         ...
 
+    def refusal(self, transport: asyncio.BaseTransport) -> str:
+        """Why a connection that was just made has to go; empty when it may stay."""
+        ...
+
     def gone(self, connection: Connection) -> None:
         """A connection is closed, and no task of it is left."""
         ...
@@ -189,8 +193,11 @@ class Connection(asyncio.Protocol):
         self._intake = Intake(self.outlet)
         self.outlet.control(_SETTINGS)
         self._intake.open()
-        self._progress.look()
         self._service.made(self)
+        if reason := self._service.refusal(made):
+            self._break_off(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, reason))
+            return
+        self._progress.look()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk.admission import Admission
 from orlop_sdk.http2 import heads
 from orlop_sdk.http2.calls import Call, Limits
 from orlop_sdk.http2.connection import Connection
@@ -35,11 +36,13 @@ class Server:
 
     ``methods`` maps full paths (``/package.Service/Method``) to methods. Handlers run concurrently, in the namespace
     and lease that the call's metadata name, and are cancelled when their client gives the call up, goes away, or set a
-    deadline that has passed.
+    deadline that has passed. At most *connections* clients are let in at a time; 0 stands for as many as the limit of
+    descriptors (RLIMIT_NOFILE) allows, of which some are kept for other work in any case.
     """
 
-    def __init__(self, methods: Mapping[str, RpcMethod], limits: Limits | None = None) -> None:
+    def __init__(self, methods: Mapping[str, RpcMethod], limits: Limits | None = None, *, connections: int = 0) -> None:
         self._methods = methods
+        self._admission = Admission(connections)
         self._limits = limits or Limits()
         self._listeners: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -92,6 +95,10 @@ class Server:
         """Keep track of a connection."""
         self._connections.add(connection)
         self._empty.clear()
+
+    def refusal(self, transport: asyncio.BaseTransport) -> str:
+        """Why the newest connection has to go; empty when there is room for it."""
+        return self._admission.refusal(transport, len(self._connections))
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection that has no task left."""

@@ -8,7 +8,7 @@ import logging
 
 from google.rpc import status_pb2
 
-from orlop.errors import OrlopError, code_of, from_code
+from orlop.errors import OrlopError, ResourceExhausted, code_of, from_code
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ def failure(error: Exception, method: str) -> OrlopError:
     """
     if isinstance(error, OrlopError):
         return error
-    if not isinstance(error, (TimeoutError, asyncio.CancelledError)):
+    code = code_of(error)
+    if code == ResourceExhausted.code:
+        log.warning('method "%s": %s', method, error)  # the host's want, not the handler's fault
+    elif not isinstance(error, (TimeoutError, asyncio.CancelledError)):
         log.error('method "%s": unexpected %s', method, type(error).__name__, exc_info=error)
-    return from_code(code_of(error), str(error) or type(error).__name__)
+    return from_code(code, str(error) or type(error).__name__)

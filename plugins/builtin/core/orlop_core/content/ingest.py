@@ -23,6 +23,12 @@ from orlop.values import EPOCH, IngestStatus, now
 from orlop_sdk import digest as digests
 
 _CHUNK: Final = 1 << 20
+_REMEDIES: Final = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EMFILE: "end calls that hold files, or raise the daemon's limit of them (LimitNOFILE)",
+    errno.ENFILE: "raise the host's limit of open files (fs.file-max)",
+}
 
 
 Chunk = bytes | bytearray | memoryview
@@ -68,8 +74,8 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted(f"{what}: {error.strerror}; free disk space") from error
+        if (remedy := _REMEDIES.get(error.errno or 0)) is not None:
+            raise ResourceExhausted(f"{what}: {error.strerror}; {remedy}") from error
         raise Unknown(f"{what}: {error}") from error
 
 

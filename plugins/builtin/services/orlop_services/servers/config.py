@@ -28,6 +28,8 @@ class GrpcConfig(PluginConfig):
     """Most bytes in a message from a client."""
     max_send_message_size: int = _MESSAGE
     """Most bytes in a message to a client."""
+    max_connections: int = Field(default=0, ge=0)
+    """Most clients at a time. 0: as many as the limit of open files allows, less an eighth, or 256, for other work."""
 
 
 class TtrpcConfig(PluginConfig):

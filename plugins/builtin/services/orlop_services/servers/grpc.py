@@ -21,7 +21,8 @@ class UnixServer:
 
     def __init__(self, config: GrpcConfig, methods: Mapping[str, RpcMethod]) -> None:
         self._file = SocketFile(config.address, config.uid, config.gid)
-        self._server = Server(methods, Limits(config.max_recv_message_size, config.max_send_message_size))
+        limits = Limits(config.max_recv_message_size, config.max_send_message_size)
+        self._server = Server(methods, limits, connections=config.max_connections)
         self._address = ""
 
     @property

@@ -16,6 +16,7 @@ import grpc.aio
 from orlop.blocking import run_blocking
 from orlop.errors import InvalidArgument, Unavailable
 from orlop.interfaces.rpc import RpcMethod
+from orlop_sdk.http2.connection import MAX_STREAMS
 from orlop_sdk.rpc.grpc_server import TableHandler
 from orlop_services.servers.config import TcpConfig
 
@@ -59,6 +60,7 @@ def _server(config: TcpConfig, methods: Mapping[str, RpcMethod]) -> grpc.aio.Ser
     options = [
         ("grpc.max_receive_message_length", config.max_recv_message_size),
         ("grpc.max_send_message_length", config.max_send_message_size),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         # Two daemons on one port would share its connections between them instead of one of them failing.
         ("grpc.so_reuseport", 0),
     ]

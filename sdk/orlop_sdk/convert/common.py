@@ -17,7 +17,7 @@ from orlop_sdk.api.types import descriptor_pb2, mount_pb2, platform_pb2
 
 M = TypeVar("M", bound=Message)
 
-_MICROSECOND: Final = timedelta(microseconds=1)
+_DAY: Final = 86400
 #: Seconds of the first instant of year 1, which Go programs send for "no time".
 _GO_ZERO: Final = -62135596800
 
@@ -36,9 +36,9 @@ def write_time(time: datetime, timestamp: Timestamp) -> None:
     """Fill an empty timestamp that is a field of a message; `EPOCH` leaves it unset."""
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
-    if seconds or microseconds:
-        timestamp.seconds, timestamp.nanos = seconds, microseconds * 1000
+    since = time - EPOCH
+    if since:
+        timestamp.seconds, timestamp.nanos = since.days * _DAY + since.seconds, since.microseconds * 1000
 
 
 def time_from_wire(timestamp: Timestamp) -> datetime:
@@ -109,12 +109,16 @@ def payloads_from_wire(payloads: Mapping[str, Any]) -> dict[str, AnyMessage]:
 
 def descriptor_to_wire(descriptor: Descriptor) -> descriptor_pb2.Descriptor:
     """``containerd.types.Descriptor``."""
-    return descriptor_pb2.Descriptor(
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size=descriptor.size,
-        annotations=dict(descriptor.annotations),
-    )
+    message = descriptor_pb2.Descriptor()
+    write_descriptor(descriptor, message)
+    return message
+
+
+def write_descriptor(descriptor: Descriptor, message: descriptor_pb2.Descriptor) -> None:
+    """Fill an empty descriptor that is a field of a message."""
+    message.media_type, message.digest, message.size = descriptor.media_type, descriptor.digest, descriptor.size
+    if descriptor.annotations:
+        message.annotations.update(descriptor.annotations)
 
 
 def descriptor_from_wire(message: descriptor_pb2.Descriptor) -> Descriptor:

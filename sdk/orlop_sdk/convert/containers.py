@@ -24,7 +24,8 @@ def container_to_wire(container: Container) -> containers_pb2.Container:
 def write_container(container: Container, message: containers_pb2.Container) -> None:
     """Fill an empty message that is a field of another one: giving it to a constructor would copy it with its spec."""
     message.id = container.id
-    message.labels.update(container.labels)
+    if container.labels:
+        message.labels.update(container.labels)
     message.image = container.image
     message.runtime.name = container.runtime.name
     if container.runtime.options is not None:

@@ -14,7 +14,7 @@ from orlop.values import Descriptor, IngestStatus, now
 from orlop_sdk import digest
 from orlop_sdk.api.services.content.v1 import content_pb2 as pb
 from orlop_sdk.convert.common import time_to_wire
-from orlop_sdk.convert.content import info_from_wire, info_to_wire, status_to_wire
+from orlop_sdk.convert.content import info_from_wire, info_to_wire, status_to_wire, write_info
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.serving.batches import batches
 
@@ -41,7 +41,10 @@ class ContentService(Service):
 
     async def List(self, request: pb.ListContentRequest) -> AsyncIterator[pb.ListContentResponse]:
         async for batch in batches(self._store.walk(list(request.filters))):
-            yield pb.ListContentResponse(info=[info_to_wire(info) for info in batch])
+            response = pb.ListContentResponse()
+            for info in batch:
+                write_info(info, response.info.add())
+            yield response
 
     async def Delete(self, request: pb.DeleteContentRequest) -> Empty:
         digest.parse(request.digest)

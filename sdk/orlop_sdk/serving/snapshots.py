@@ -11,7 +11,7 @@ from orlop.errors import InvalidArgument, Unimplemented
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop_sdk.api.services.snapshots.v1 import snapshots_pb2 as pb
 from orlop_sdk.convert.common import mounts_to_wire
-from orlop_sdk.convert.snapshots import info_from_wire, info_to_wire, usage_to_wire
+from orlop_sdk.convert.snapshots import info_from_wire, info_to_wire, usage_to_wire, write_info
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.serving.batches import batches
 
@@ -56,7 +56,10 @@ class SnapshotsService(Service):
 
     async def List(self, request: pb.ListSnapshotsRequest) -> AsyncIterator[pb.ListSnapshotsResponse]:
         async for batch in batches(self._find(request.snapshotter).walk(list(request.filters))):
-            yield pb.ListSnapshotsResponse(info=[info_to_wire(info) for info in batch])
+            response = pb.ListSnapshotsResponse()
+            for info in batch:
+                write_info(info, response.info.add())
+            yield response
 
     async def Usage(self, request: pb.UsageRequest) -> pb.UsageResponse:
         return usage_to_wire(await self._find(request.snapshotter).usage(request.key))

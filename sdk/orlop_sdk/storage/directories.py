@@ -146,13 +146,7 @@ class DirectorySnapshotter(ABC):
         wanted = parse(filters)
         for snapshot in await self._pool.run(self._records.all):
             info = self.present(snapshot)
-            known: dict[str, str | Labels] = {
-                "kind": info.kind.name.lower(),
-                "name": info.name,
-                "parent": info.parent,
-                "labels": info.labels,
-            }
-            if wanted.match(fields(known, always=("parent",))):
+            if not wanted.any_of or wanted.match(fields(_known(info), always=("parent",))):
                 yield info
 
     async def cleanup(self) -> None:
@@ -320,6 +314,11 @@ class DirectorySnapshotter(ABC):
             if entry.name not in known and not entry.name.startswith(_REMOVED):
                 log.info('snapshot directory "%s": left by an interrupted call; put aside', entry.path)
                 self._discard(Path(entry.path))
+
+
+def _known(info: SnapshotInfo) -> dict[str, str | Labels]:
+    """The fields that filters know."""
+    return {"kind": info.kind.name.lower(), "name": info.name, "parent": info.parent, "labels": info.labels}
 
 
 def _refuse_foreign(root: Path) -> None:

@@ -51,6 +51,7 @@ CREATE INDEX snapshot_parent ON snapshot (parent);
 _COLUMNS: Final = "s.id, s.name, p.name, s.kind, s.labels, s.created, s.updated, s.parent, s.size, s.inodes"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent"  # noqa: S608  # constants
 _MICROSECOND: Final = timedelta(microseconds=1)
+_KINDS: Final = tuple(SnapshotKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +313,12 @@ def _check_free(db: sqlite3.Connection, key: str) -> None:
 
 def _info(row: tuple[Any, ...]) -> SnapshotInfo:
     return SnapshotInfo(
-        kind=SnapshotKind(row[3]),
-        name=row[1],
-        parent=row[2] or "",
-        labels=json.loads(row[4]),
-        created_at=EPOCH + timedelta(microseconds=row[5]),
-        updated_at=EPOCH + timedelta(microseconds=row[6]),
+        _KINDS[row[3]],
+        row[1],
+        row[2] or "",
+        EMPTY if row[4] == "{}" else json.loads(row[4]),
+        EPOCH + timedelta(0, 0, row[5]),
+        EPOCH + timedelta(0, 0, row[6]),
     )
 
 

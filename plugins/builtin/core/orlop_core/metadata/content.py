@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.interfaces.content import ContentReader, ContentStore, ContentWriter
-from orlop.values import ContentInfo, Descriptor, IngestStatus, apply_labels, check_labels
+from orlop.values import ContentInfo, Descriptor, IngestStatus, Labels, apply_labels, check_labels
 from orlop_core.metadata import graph
 from orlop_core.metadata.database import Database, Transaction
 from orlop_core.metadata.guard import Guard
@@ -84,9 +84,8 @@ class NamespacedContent:
         ns, _ = graph.call_scope()
         query = Query(filters, name="digest")
         async for rows in query.pages(self._database, _SELECT, (ns,)):
-            for info in map(_info, rows):
-                if query.match({"digest": info.digest, "labels": info.labels}):
-                    yield info
+            for info in query.matching(map(_info, rows), _fields):
+                yield info
 
     async def delete(self, digest: str) -> None:
         ns, lease = graph.call_scope()
@@ -284,6 +283,10 @@ def _load(db: sqlite3.Connection, ns: str, digest: str) -> tuple[int, ContentInf
 def _info(row: tuple[int, str, int, int, int, str]) -> ContentInfo:
     _, digest, size, created, updated, labels = row
     return ContentInfo(digest, size, from_micros(created), from_micros(updated), graph.parse_labels(labels))
+
+
+def _fields(info: ContentInfo) -> dict[str, str | Labels]:
+    return {"digest": info.digest, "labels": info.labels}
 
 
 def _known_digests(db: sqlite3.Connection) -> set[str]:

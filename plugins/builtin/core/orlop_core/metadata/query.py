@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from orlop_core.metadata.database import Database
@@ -58,7 +58,7 @@ class Query:
 
         def read(db: sqlite3.Connection) -> list[T]:
             rows = db.execute(statement, (*parameters, *self._parameters))
-            return [record for row in rows if self.match(describe(record := make(row)))]
+            return list(self.matching(map(make, rows), describe))
 
         return await database.read(read)
 
@@ -90,9 +90,13 @@ class Query:
             page = json.dumps(numbers[start : start + PAGE])
             yield await database.read(_fetch(statement, (*parameters, page)))
 
-    def match(self, values: Mapping[str, str | Mapping[str, str]]) -> bool:
-        """Whether a record with these fields matches."""
-        return not self._filters.any_of or self._filters.match(fields(values, always=self._always))
+    def matching(
+        self, records: Iterable[T], describe: Callable[[T], Mapping[str, str | Mapping[str, str]]]
+    ) -> Iterable[T]:
+        """Those of some records whose fields match; *describe* gives the fields."""
+        if not self._filters.any_of:
+            return records
+        return (each for each in records if self._filters.match(fields(describe(each), always=self._always)))
 
     def _narrow(self) -> tuple[str, list[str]]:
         alternatives: list[str] = []

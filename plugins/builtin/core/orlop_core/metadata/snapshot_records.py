@@ -247,4 +247,5 @@ class SnapshotRecords:
 
 def record(row: tuple[int, str, str, str, int, int, str]) -> Record:
     """A record out of a row of `SELECT`."""
-    return Record(*row[:6], labels=graph.parse_labels(row[6]))
+    node, key, backend, parent, created, updated, labels = row
+    return Record(node, key, backend, parent, created, updated, graph.parse_labels(labels))

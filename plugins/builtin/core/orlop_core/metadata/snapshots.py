@@ -150,9 +150,9 @@ class NamespacedSnapshotter:
                 if stored is None:
                     stored = {info.name: info async for info in self.backend.walk()}
                 inners = [stored.get(found.backend) for found in page]
-            for found, inner in zip(page, inners, strict=True):
-                if inner is not None and query.match(_fields(info := _overlay(found, inner))):
-                    yield info
+            infos = (_overlay(found, inner) for found, inner in zip(page, inners, strict=True) if inner is not None)
+            for info in query.matching(infos, _fields):
+                yield info
 
     async def cleanup(self) -> None:
         """Raises `Unimplemented` where the snapshotter puts nothing off."""
@@ -380,7 +380,7 @@ def _overlay(found: Record, inner: SnapshotInfo) -> SnapshotInfo:
         kind=inner.kind,
         name=found.key,
         parent=found.parent,
-        labels={**inner.labels, **found.labels},
+        labels={**inner.labels, **found.labels} if inner.labels else found.labels,
         created_at=from_micros(found.created),
         updated_at=from_micros(found.updated),
     )

@@ -26,7 +26,7 @@ def to_micros(moment: datetime) -> int:
 
 def from_micros(micros: int) -> datetime:
     """Microseconds as a datetime in UTC."""
-    return EPOCH + timedelta(microseconds=micros)
+    return EPOCH + timedelta(0, 0, micros)  # by keyword it takes twice as long
 
 
 def parse_rfc3339(text: str) -> int | None:

@@ -11,7 +11,7 @@ from orlop.errors import InvalidArgument
 from orlop.interfaces.metadata import ImageStore
 from orlop_sdk.api.services.images.v1 import images_pb2 as pb
 from orlop_sdk.convert.common import time_from_wire
-from orlop_sdk.convert.images import image_from_wire, image_to_wire
+from orlop_sdk.convert.images import image_from_wire, image_to_wire, write_image
 from orlop_sdk.rpc.service import Service
 from orlop_sdk.serving.batches import paced
 
@@ -28,8 +28,10 @@ class ImagesService(Service):
         return pb.GetImageResponse(image=image_to_wire(await self._store.get(request.name)))
 
     async def List(self, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
-        found = await self._store.list(list(request.filters))
-        return pb.ListImagesResponse(images=[image_to_wire(image) async for image in paced(found)])
+        response = pb.ListImagesResponse()
+        async for image in paced(await self._store.list(list(request.filters))):
+            write_image(image, response.images.add())
+        return response
 
     async def Create(self, request: pb.CreateImageRequest) -> pb.CreateImageResponse:
         created = await self._store.create(image_from_wire(request.image), timestamp=_source_date(request))

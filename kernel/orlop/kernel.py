@@ -175,8 +175,9 @@ class Kernel:
                 where = str(self.config.origin(key, name))
                 try:
                     candidate = make(name, table, where, catalogue)
-                    # Named by its URI, a plugin is exchanged; the name of a table is none.
-                    catalogue.candidates.pop(name, None)
+                    # A plugin is exchanged when named by its URI, or by the id of a stream processor as containerd's.
+                    if key != "proxy_plugins":
+                        catalogue.candidates.pop(candidate.uri, None)
                     catalogue.add(candidate)
                 except LoadError as error:
                     self.config.findings.faults.append(f"{where}: {key}.{name}: {error.args[0]}")

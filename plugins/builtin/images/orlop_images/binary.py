@@ -97,7 +97,8 @@ class ProgramProcessor:
     def _cannot_start(self, error: OSError) -> Exception:
         text = f'stream processor "{self.id}": cannot run {self.config.path}: {error.strerror}'
         if isinstance(error, FileNotFoundError):
-            return NotFound(f"{text}; install it, or mend [stream_processors.{self.id}]")
+            table = f'"{self.id}"' if "." in self.id else self.id
+            return NotFound(f"{text}; install it, or mend [stream_processors.{table}]")
         return PermissionDenied(text) if isinstance(error, PermissionError) else FailedPrecondition(text)
 
 

@@ -29,6 +29,8 @@ class LogStreams:
     """The namespace that it belongs to."""
     ready: Callable[[], None]
     """To be called once, when the driver is set up; the container starts only then."""
+    image: str = ""
+    """Name of its image; empty when there is none, when a daemon does not tell, and for further processes in it."""
 
 
 @runtime_checkable

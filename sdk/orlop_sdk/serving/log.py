@@ -70,14 +70,15 @@ def options_of(uri: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
 
 
-def streams(environment: Mapping[str, str]) -> LogStreams:
-    """What the shim handed over."""
+def streams(environment: Mapping[str, str], image: str = "") -> LogStreams:
+    """What the shim handed over, and the name of the container's image where that is known."""
     return LogStreams(
         stdout=_STDOUT,
         stderr=_STDERR,
         container=environment.get("CONTAINER_ID", ""),
         namespace=environment.get("CONTAINER_NAMESPACE", ""),
         ready=_ready,
+        image=image,
     )
 
 

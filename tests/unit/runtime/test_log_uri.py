@@ -69,6 +69,25 @@ def test_other_schemes_go_through_the_helper() -> None:
     }
 
 
+@pytest.mark.parametrize("uri", ["test:?a=b", "test:"])
+def test_the_slashes_that_go_leaves_out_are_put_back(uri: str) -> None:
+    class Demo(JsonFileDriver):
+        schemes = ("test",)
+
+        def shim_uri(self, uri: str) -> str | None:
+            return None
+
+    uris = LogUris({"test": Demo()}, LOG_DRIVER.name, hooks.manager().hook)
+    found = uris.resolve(Stdio(stdout=uri), "ns", "c1").stdout
+    assert parse_qs(urlsplit(found).query)["uri"] == [uri.replace(":", "://")]
+
+
+def test_the_helper_learns_the_image() -> None:
+    uris = LogUris(DRIVERS, LOG_DRIVER.name, hooks.manager().hook)
+    found = uris.resolve(Stdio(stdout="json-file:///a"), "ns", "c1", "docker.io/library/demo:1").stdout
+    assert parse_qs(urlsplit(found).query)["image"] == ["docker.io/library/demo:1"]
+
+
 def test_stdin_is_left_alone_and_both_outputs_are_resolved() -> None:
     uris = LogUris(DRIVERS, LOG_DRIVER.name, hooks.manager().hook)
     given = Stdio("/run/in", "json-file:///a", "json-file:///b", terminal=False)

@@ -3,7 +3,8 @@
 
 The protocol is containerd's: descriptor 3 is the container's stdout, 4 its stderr, and closing 5 says that the logger
 is ready. The environment names the container, the arguments are the URI's query as pairs of key and value in any order:
-``driver`` (the plugin's URI), ``uri`` (what the client wrote) and ``config`` (the daemon's config file, optional).
+``driver`` (the plugin's URI), ``uri`` (what the client wrote), and optional ones: ``config`` (the daemon's config file)
+and ``image`` (the name of the container's image).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import stat
@@ -36,9 +38,11 @@ def main() -> int:
         from orlop_sdk.serving.log import options_of, streams
 
         arguments = pairs(sys.argv[1:])
+        # What the driver has to say while it runs; the daemon has told already what there is to say about the config.
+        logging.getLogger(f"orlop.{arguments['driver']}").addHandler(_Teller())
         driver = asyncio.run(find(arguments["driver"], arguments.get("config", "")))
         uri = arguments["uri"]
-        driver.run(uri, options_of(uri), streams(os.environ))
+        driver.run(uri, options_of(uri), streams(os.environ, arguments.get("image", "")))
     except KeyError as error:
         tell(f"no {error} given; shims start this program, not people")
         return 2
@@ -49,14 +53,19 @@ def main() -> int:
     return 0
 
 
-def tell(words: str) -> None:
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage(), record.levelname.lower())
+
+
+def tell(words: str, level: str = "error") -> None:
     """Say it on stderr, and in the daemon's log: the shim works in the bundle, whose FIFO ``log`` the daemon reads."""
     print(f"orlop-log: {words}", file=sys.stderr)
     with contextlib.suppress(OSError):
         fd = os.open("log", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
-                os.write(fd, f"level=error msg={json.dumps(f'orlop-log: {words}')}\n".encode())
+                os.write(fd, f"level={level} msg={json.dumps(f'orlop-log: {words}')}\n".encode())
         finally:
             os.close(fd)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,8 @@ from orlop.values import Stdio
 
 #: The console script that runs a driver under a shim which does not know its scheme.
 HELPER: Final = "orlop-log"
+# What clients in Go make of URIs that have neither host nor path: journald:?tag=web
+_BARE: Final = re.compile(r"([a-z][a-z0-9+.-]*):(\?.*)?", re.DOTALL)
 
 
 class LogUris:
@@ -32,20 +35,22 @@ class LogUris:
         self._hooks = hooks
         self._config = config
 
-    def resolve(self, stdio: Stdio, namespace: str, container: str) -> Stdio:
-        """The same streams in terms that every shim understands.
+    def resolve(self, stdio: Stdio, namespace: str, container: str, image: str = "") -> Stdio:
+        """The same streams in terms that every shim understands. Drivers in the helper learn the *image*'s name.
 
         Raises `InvalidArgument` for a scheme that no driver has, and for a URI that its driver cannot use.
         """
         return replace(
             stdio,
-            stdout=self._resolve(stdio.stdout, namespace, container),
-            stderr=self._resolve(stdio.stderr, namespace, container),
+            stdout=self._resolve(stdio.stdout, namespace, container, image),
+            stderr=self._resolve(stdio.stderr, namespace, container, image),
         )
 
-    def _resolve(self, uri: str, namespace: str, container: str) -> str:
+    def _resolve(self, uri: str, namespace: str, container: str, image: str) -> str:
         if not uri:
             return uri
+        if bare := _BARE.fullmatch(uri):
+            uri = f"{bare[1]}://{bare[2] or ''}"
         uri = self._hooks.orlop_log_uri(uri=uri, namespace=namespace, container=container) or uri
         scheme = uri.partition("://")[0] if "://" in uri else ""
         if not scheme and not self._drivers:
@@ -53,7 +58,7 @@ class LogUris:
             return uri
         id, driver = self._find(uri, scheme)
         native = driver.shim_uri(uri)
-        return native if native is not None else self._through_helper(id, uri)
+        return native if native is not None else self._through_helper(id, uri, image)
 
     def _find(self, uri: str, scheme: str) -> tuple[str, LogDriver]:
         known: set[str] = set()
@@ -67,11 +72,13 @@ class LogUris:
             "install the driver's distribution, or use one of these"
         )
 
-    def _through_helper(self, id: str, uri: str) -> str:
+    def _through_helper(self, id: str, uri: str, image: str) -> str:
         # Some shims pass the query on in no particular order, so nothing may depend on it.
         query = {"driver": f"{self._type}.{id}", "uri": uri}
         if self._config:
             query["config"] = self._config
+        if image:
+            query["image"] = image
         return f"binary://{helper_path()}?{urlencode(query)}"
 
 

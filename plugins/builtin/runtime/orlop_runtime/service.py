@@ -76,7 +76,7 @@ class TaskService:
             runtime=runtime,
             spec=self._spec(record, namespace),
             rootfs=options.rootfs or await self._rootfs(record),
-            stdio=self._logs.resolve(options.stdio, namespace, container),
+            stdio=self._logs.resolve(options.stdio, namespace, container, record.image),
             options=_runtime_options(record, options),
             sandbox=record.sandbox,
             shim=await self._shim(record, options),

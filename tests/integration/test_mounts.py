@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,13 @@ from orlop.values import Container, Descriptor, Mount, RuntimeInfo, Stdio
 from orlop_sdk.client.connection import open_channel
 from orlop_sdk.client.mounts import RemoteMountManager
 from orlop_sdk.client.services import remote_services
-from orlop_sdk.linux.mount import temporary_mount
+from orlop_sdk.linux.mount import mount_one, temporary_mount
 from orlop_snapshots.mounts.handlers import ErofsHandler, LoopHandler
 from orlop_snapshots.mounts.manager import Mounts
 from orlop_snapshots.mounts.transform import parse_size
 
+#: Seconds that a system call is held up where a test wants the daemon to stand still.
+HANG = 100.0
 CRASH = Path(__file__).with_name("mount_crash.py")
 RUNTIMES = ("io.containerd.orlop.v1", "/usr/bin/containerd-shim-runc-v2")
 
@@ -279,6 +282,59 @@ async def test_half_an_activation_is_undone_by_the_next_start(where: str, image:
         await manager.activate("a", [Mount("erofs", str(copy))])
         await manager.deactivate("a")
     await manager.close()
+
+
+@contextmanager
+def slow(daemon: Daemon, call: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Let the daemon stand still after each such system call, for longer than any test takes."""
+    inject = f"inject={call}:delay_exit={int(HANG * 1e6)}"
+    command = ["strace", "-f", "-e", f"trace={call}", "-e", inject, "-o", "/dev/null", "-p", str(daemon.pid)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        try:
+            assert b"attached" in tracer.stderr.readline()
+            yield tracer
+        finally:
+            tracer.kill()
+            tracer.communicate(timeout=30)
+
+
+async def test_mounts_for_a_moment_do_not_outlive_a_killed_daemon(short_tmp: Path) -> None:
+    """Ids are mapped on copies of a mount, which are there until the mount itself is made."""
+    source, kept = short_tmp / "source", short_tmp / "kept"
+    source.mkdir()
+    kept.mkdir()
+    (kept / "file").write_text("somebody's")
+    mapped = Mount("bind", str(source), options=("bind", "rw", "uidmap=0:100000:9", "gidmap=0:100000:9"))
+    place = short_tmp / "root/tmpmounts"
+    with Daemon(short_tmp, ORLOPD) as daemon:
+        assert mount_points(place) == []
+        with slow(daemon, "move_mount") as tracer:
+            async with host(daemon, "mnt-moment") as to:
+                making = asyncio.create_task(to.mounts.activate("t", [mapped], temporary=True))
+                await asyncio.to_thread(eventually, lambda: bool(mount_points(place)), "a copy is there")
+                os.kill(daemon.pid, signal.SIGKILL)
+                # It ends once nobody holds it up any more.
+                tracer.kill()
+                await asyncio.to_thread(daemon.kill)
+                with pytest.raises(Unavailable):
+                    await making
+        assert mount_points(place) != []
+        # And what a containerd left, which mounted one thing in another; and what is no mount at all.
+        left = place / "containerd-mount123"
+        left.mkdir()
+        mount_one(Mount("bind", str(kept), options=("bind",)), left)
+        (left / "inner").mkdir()
+        mount_one(Mount("tmpfs", "tmpfs"), left / "inner")
+        (place / "no-mount").mkdir()
+        (place / "no-mount/file").touch()
+        (place / "link").symlink_to(kept)
+        daemon.start()
+        assert mount_points(place) == []
+        assert {entry.name for entry in place.iterdir()} == {"no-mount", "link"}
+        assert (kept / "file").read_text() == "somebody's"
+        assert "no-mount" in daemon.log.read_text()
+        assert daemon.ctr("mnt-moment").run("version").code == 0
 
 
 async def test_after_a_reboot_there_is_nothing_to_undo(image: Path, short_tmp: Path) -> None:

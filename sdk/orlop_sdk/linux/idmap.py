@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from orlop.errors import InvalidArgument
 from orlop_sdk.linux import syscalls as sc
+from orlop_sdk.linux.temporary import make_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def mount_mapped(source: str, target: str | os.PathLike[str], namespace: int) ->
 def mapped_copies(sources: Sequence[str], uids: Sequence[IdRange], gids: Sequence[IdRange]) -> Iterator[list[str]]:
     """Temporary places at which *sources* can be found with their owners mapped, to be mounted from in the body."""
     with ExitStack() as undo, user_namespace(uids, gids) as namespace:
-        top = tempfile.mkdtemp(prefix="orlop-mapped-")
+        top = str(make_directory("orlop-mapped-"))
         undo.callback(os.rmdir, top)
         copies = []
         for number, source in enumerate(sources):

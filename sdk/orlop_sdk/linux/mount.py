@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from orlop.errors import InvalidArgument
 from orlop.values import Mount
 from orlop_sdk.linux import syscalls as sc
 from orlop_sdk.linux.mount_options import MountOptions, mount_plain, parse_options, settle
+from orlop_sdk.linux.temporary import make_directory
 
 _ATTRIBUTES: Final = {
     sc.MS_RDONLY: sc.MOUNT_ATTR_RDONLY,
@@ -110,11 +110,11 @@ def readonly(mounts: Sequence[Mount]) -> list[Mount]:
 
 @contextlib.contextmanager
 def temporary_mount(mounts: Sequence[Mount], directory: str | os.PathLike[str] | None = None) -> Iterator[Path]:
-    """Mount at a new directory below *directory* (default: the temporary directory) for as long as the body runs.
+    """Mount at a new directory below *directory* (default: see `orlop_sdk.linux.temporary`) while the body runs.
 
     No mounts give an empty directory.
     """
-    path = Path(tempfile.mkdtemp(prefix="orlop-mount-", dir=directory))
+    path = make_directory("orlop-mount-", directory)
     try:
         mount_all(mounts, path)
         try:

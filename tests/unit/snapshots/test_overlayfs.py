@@ -12,7 +12,7 @@ import pytest
 
 from orlop.errors import SkipPlugin
 from orlop.values import Mount
-from orlop_sdk.linux.mount import temporary_mount
+from orlop_sdk.linux.mount import mount_one, mount_points, temporary_mount
 from orlop_snapshots import overlayfs
 from orlop_snapshots.overlayfs import UPPERDIR_LABEL, OverlaySnapshotter, check, default_options, overlay_mount
 
@@ -119,3 +119,11 @@ async def test_owners_are_mapped_as_the_labels_say(short_tmp: Path) -> None:
             found = await asyncio.to_thread(path.stat)
             assert (found.st_uid, found.st_gid) == owner
     await snapshotter.close()
+
+
+def test_what_a_killed_daemons_check_left_is_removed(tmp_path: Path) -> None:
+    shown = tmp_path / "check-left/shown"
+    shown.mkdir(parents=True)
+    mount_one(Mount("tmpfs", "tmpfs"), shown)
+    check(tmp_path, ())
+    assert (mount_points(tmp_path), os.listdir(tmp_path)) == ([], [])

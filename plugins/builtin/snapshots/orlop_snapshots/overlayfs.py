@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -121,6 +122,9 @@ def default_options() -> list[str]:
 def check(root: Path, options: Sequence[str]) -> None:
     """Raise `SkipPlugin`, with the remedy, unless overlayfs works in *root*: it mounts, and hides deleted files."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in root.glob("check-*"):  # by a daemon that was killed here
+        unmount_all(left, detach=True)
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix="check-", dir=root) as name:
         own, lower, shown = Path(name, "own"), Path(name, "lower"), Path(name, "shown")
         for directory in (own / "fs", own / "work", lower, shown):

@@ -7,6 +7,7 @@ Nothing else runs in the process yet, so this is the one place that may change w
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 from pathlib import Path
@@ -14,7 +15,12 @@ from typing import Final
 
 from orlop.config import Config
 from orlop.errors import FailedPrecondition, Unavailable
+from orlop_sdk.linux import temporary
 
+_log = logging.getLogger("orlop.daemon")
+
+#: Below root, and cleared at start, as containerd's.
+TEMPORARY_MOUNTS: Final = "tmpmounts"
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _ROOT_MODE: Final = 0o700
 _STATE_MODE: Final = 0o711
@@ -36,7 +42,18 @@ def prepare(config: Config) -> list[int]:
         set_oom_score(settings.oom_score)
     if settings.cgroup.path:
         join_cgroup(settings.cgroup.path)
-    return [lock(root, "root"), lock(state, "state")]
+    locks = [lock(root, "root"), lock(state, "state")]
+    # Locked, so whatever is there is of a daemon that is gone.
+    clear_temporary_mounts(root / TEMPORARY_MOUNTS)
+    return locks
+
+
+def clear_temporary_mounts(place: Path) -> None:
+    """Undo what a daemon that was killed had mounted for a moment, and have this one's temporary mounts made there."""
+    make_directory(place, _ROOT_MODE, "root")
+    for text in temporary.clear(place):
+        _log.warning("temporary mounts of an earlier daemon: %s; unmount and remove them", text)
+    temporary.set_place(place)
 
 
 def make_directory(path: Path, mode: int, key: str) -> None:

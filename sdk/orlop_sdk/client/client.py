@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 import grpc.aio
 
 from orlop import context, values
-from orlop.errors import FailedPrecondition, NotFound
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.interfaces.content import ContentStore
 from orlop.interfaces.differ import Differ
 from orlop.interfaces.event import EventExchange
@@ -267,13 +267,19 @@ class Client(ImageOperations):
         options have to say everything, the root file system included. On failure nothing is left behind.
         """
         settings = settings or ContainerSettings()
+        if bool(settings.uids) != bool(settings.gids):
+            raise InvalidArgument(f'container "{id}": maps only users or only groups; give both mappings')
         where = await self.snapshotter(settings.snapshotter or None)
         async with self._leased():
             labels, config, parent = dict(settings.labels), {}, ""
+            if settings.uids:
+                options = (oci.with_id_mappings(settings.uids, settings.gids), *options)
             if image:
                 config = dict(await self.image_config(image, settings.platform or None))
                 parent = await self.unpack(image, settings.platform or None, snapshotter=where)
                 labels = _image_labels(config) | labels
+                if settings.uids:
+                    parent, settings = await self._mapped(where, parent, settings)
             record = values.Container(
                 id=id,
                 runtime=values.RuntimeInfo(
@@ -287,6 +293,16 @@ class Client(ImageOperations):
                 extensions=settings.extensions,
             )
             return await self._create(record, parent, config, _all_options(image, args, options), settings)
+
+    async def _mapped(self, where: str, parent: str, settings: ContainerSettings) -> tuple[str, ContainerSettings]:
+        """What the snapshot of a container in a user namespace is made of, and with which labels."""
+        from orlop_sdk.client import remap
+
+        plugins = await self.introspection.plugins([f"type==io.containerd.snapshotter.v1,id=={where}"])
+        if not settings.remap_labels and not any(remap.CAPABILITY in plugin.capabilities for plugin in plugins):
+            return await remap.remapped(self.snapshots(where), parent, settings.uids, settings.gids), settings
+        labels = remap.mapping_labels(settings.uids, settings.gids)
+        return parent, replace(settings, snapshot_labels={**settings.snapshot_labels, **labels})
 
     async def _create(
         self,

@@ -27,6 +27,7 @@ from orlop.interfaces.task import TaskOptions
 from orlop.values import EMPTY, AnyMessage, Exit, Labels, ProcessInfo, ProcessState, TaskStatus
 from orlop_sdk import oci
 from orlop_sdk.client.stdio import Streams, null
+from orlop_sdk.linux.idmap import IdRange
 
 if TYPE_CHECKING:
     from orlop_sdk.client.client import Client
@@ -55,6 +56,12 @@ class ContainerSettings:
     extensions: Mapping[str, AnyMessage] = field(default_factory=dict)
     platform: str = ""
     """Which variant of the image; empty for this host's."""
+    uids: Sequence[IdRange] = ()
+    """For a user namespace: which users of the container are which of the host's. Its files get owners to match."""
+    gids: Sequence[IdRange] = ()
+    """The same for groups. Both or neither."""
+    remap_labels: bool = False
+    """With these: have the snapshotter map the owners, even if it does not say that it can."""
 
 
 class Process:

@@ -17,6 +17,7 @@
 `orlop_sdk.oci.process`         options about the process
 `orlop_sdk.oci.user`            options about who it runs as
 `orlop_sdk.oci.system`          options about mounts, devices, namespaces, limits and confinement
+`orlop_sdk.oci.seccomp`         which system calls a process may make
 ==============================  ========================================================================================
 """
 
@@ -36,6 +37,7 @@ from orlop_sdk.oci.process import (
     with_rlimit,
     with_tty,
 )
+from orlop_sdk.oci.seccomp import default_seccomp, with_default_seccomp, with_seccomp_file
 from orlop_sdk.oci.spec import (
     PROCESS_URL,
     RESOURCES_URL,
@@ -52,20 +54,25 @@ from orlop_sdk.oci.spec import (
 )
 from orlop_sdk.oci.system import (
     bind,
+    tmpfs,
     with_all_devices_allowed,
     with_annotations,
     with_apparmor,
     with_cgroup,
+    with_cgroup_parent,
     with_cpu_quota,
     with_cpu_shares,
     with_cpus,
     with_cpuset,
     with_default_devices,
+    with_device,
     with_devices,
+    with_hook,
     with_host_devices,
     with_host_namespace,
     with_host_network,
     with_hostname,
+    with_id_mappings,
     with_masked_paths,
     with_memory_limit,
     with_mounts,
@@ -78,6 +85,7 @@ from orlop_sdk.oci.system import (
     with_rootfs_propagation,
     with_seccomp,
     with_selinux,
+    with_sysctls,
     with_user_namespace,
     with_writable_sysfs,
     without_mounts,
@@ -98,10 +106,12 @@ __all__ = [
     "compose",
     "current_capabilities",
     "decode",
+    "default_seccomp",
     "default_spec",
     "encode",
     "merge_env",
     "section",
+    "tmpfs",
     "with_additional_groups",
     "with_all_devices_allowed",
     "with_ambient_capabilities",
@@ -110,18 +120,23 @@ __all__ = [
     "with_args",
     "with_capabilities",
     "with_cgroup",
+    "with_cgroup_parent",
     "with_cpu_quota",
     "with_cpu_shares",
     "with_cpus",
     "with_cpuset",
     "with_cwd",
     "with_default_devices",
+    "with_default_seccomp",
+    "with_device",
     "with_devices",
     "with_env",
+    "with_hook",
     "with_host_devices",
     "with_host_namespace",
     "with_host_network",
     "with_hostname",
+    "with_id_mappings",
     "with_image_config",
     "with_masked_paths",
     "with_memory_limit",
@@ -138,7 +153,9 @@ __all__ = [
     "with_rootfs_path",
     "with_rootfs_propagation",
     "with_seccomp",
+    "with_seccomp_file",
     "with_selinux",
+    "with_sysctls",
     "with_tty",
     "with_user",
     "with_user_id",

@@ -16,18 +16,20 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from orlop.blocking import run_blocking
 from orlop.errors import InvalidArgument, NotFound
 from orlop.values import Mount
+from orlop_sdk.linux.idmap import IdRange
 from orlop_sdk.oci.process import current_capabilities, with_env, with_only_capabilities
 from orlop_sdk.oci.spec import Option, Spec, SpecContext, apply, section
 
 #: Microseconds in which a quota of CPU time is used up.
 _CPU_PERIOD: Final = 100_000
 _NAMESPACES: Final = ("pid", "ipc", "uts", "mount", "network", "user", "cgroup", "time")
+_MOMENTS: Final = ("createRuntime", "createContainer", "startContainer", "poststart", "poststop", "prestart")
 #: Directories of /dev whose devices are not the host's to give.
 _NOT_DEVICES: Final = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
 #: null, zero, full, tty, random, urandom, console, ptmx and pts, as (major, minor); None is any minor.
@@ -37,6 +39,11 @@ _DEFAULT_DEVICES: Final = ((1, 3), (1, 8), (1, 7), (5, 0), (1, 5), (1, 9), (5, 1
 def bind(source: str, destination: str, *, read_only: bool = False) -> Mount:
     """A bind mount, to hand to `with_mounts`."""
     return Mount("bind", source, destination, ("rbind", "ro" if read_only else "rw"))
+
+
+def tmpfs(destination: str, *options: str) -> Mount:
+    """An empty file system in memory, to hand to `with_mounts`. *options* are mount(8)'s, such as ``size=1m``."""
+    return Mount("tmpfs", "tmpfs", destination, ("nosuid", "nodev", *options))
 
 
 def with_mounts(*mounts: Mount) -> Option:
@@ -120,6 +127,48 @@ def with_cgroup(path: str) -> Option:
     return option
 
 
+def with_cgroup_parent(parent: str) -> Option:
+    """A cgroup named as the container, below this one: a path, or ``name.slice`` where systemd manages them."""
+
+    def option(spec: Spec, context: SpecContext) -> None:
+        path = f"{parent}:orlop:{context.id}" if parent.endswith(".slice") else f"/{parent.strip('/')}/{context.id}"
+        section(spec, "linux")["cgroupsPath"] = path
+
+    return option
+
+
+def with_hook(moment: str, *args: str, env: Sequence[str] = (), timeout: int = 0) -> Option:
+    """A program of the host that the runtime runs at a *moment*, after those that are there.
+
+    Moments are those of the OCI runtime-spec (config.md): ``createRuntime``, ``createContainer``, ``startContainer``,
+    ``poststart``, ``poststop``, and the older ``prestart``. *args* begin with its absolute path; *timeout* is in
+    seconds, 0 for none. It reads the container's state as JSON from its standard input.
+    """
+    if moment not in _MOMENTS:
+        raise InvalidArgument(f'hook "{moment}": there are {", ".join(_MOMENTS)}')
+    if not args or not args[0].startswith("/"):
+        raise InvalidArgument(f'hook "{moment}": must begin with the absolute path of a program')
+    hook: dict[str, Any] = {"path": args[0], "args": list(args)}
+    if env:
+        hook["env"] = list(env)
+    if timeout:
+        hook["timeout"] = timeout
+
+    def option(spec: Spec, context: SpecContext) -> None:
+        section(spec, "hooks").setdefault(moment, []).append(hook)
+
+    return option
+
+
+def with_sysctls(values: Mapping[str, str]) -> Option:
+    """Kernel parameters of the container's own namespaces, such as ``net.ipv4.ip_forward``."""
+
+    def option(spec: Spec, context: SpecContext) -> None:
+        section(spec, "linux", "sysctl").update(values)
+
+    return option
+
+
 # ---- namespaces -----------------------------------------------------------------------------------------------------
 
 
@@ -170,13 +219,18 @@ def with_host_network() -> Option:
 
 def with_user_namespace(uid: int, gid: int, size: int = 65536) -> Option:
     """Map the container's ids from 0 on to the host's from *uid* and *gid* on."""
+    return with_id_mappings([IdRange(0, uid, size)], [IdRange(0, gid, size)])
+
+
+def with_id_mappings(uids: Sequence[IdRange], gids: Sequence[IdRange]) -> Option:
+    """A user namespace with these mappings. `ContainerSettings.uids` gives the files owners to match."""
 
     def option(spec: Spec, context: SpecContext) -> None:
         linux = section(spec, "linux")
         if not any(each["type"] == "user" for each in linux.get("namespaces", ())):
             linux.setdefault("namespaces", []).append({"type": "user"})
-        linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": size}]
-        linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": size}]
+        for key, ranges in (("uidMappings", uids), ("gidMappings", gids)):
+            linux[key] = [{"containerID": each.container, "hostID": each.host, "size": each.size} for each in ranges]
 
     return option
 
@@ -275,6 +329,20 @@ def with_devices(*paths: str, access: str = "rwm") -> Option:
                 rule = {key: device[key] for key in ("type", "major", "minor")}
                 rules = section(spec, "linux", "resources").setdefault("devices", [])
                 rules.append({"allow": True, **rule, "access": access})
+
+    return option
+
+
+def with_device(source: str, destination: str, access: str = "rwm") -> Option:
+    """One device of the host, under another path in the container. Raises `NotFound` for what is no device."""
+
+    async def option(spec: Spec, context: SpecContext) -> None:
+        before = len(section(spec, "linux").setdefault("devices", []))
+        await apply(spec, context, with_devices(source, access=access))
+        found = section(spec, "linux")["devices"][before:]
+        if len(found) != 1 or found[0]["path"] != source:
+            raise InvalidArgument(f'device "{source}": is a directory; only one device can have another path')
+        found[0]["path"] = destination
 
     return option
 

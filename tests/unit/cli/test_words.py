@@ -11,7 +11,7 @@ import pytest
 
 from orlop.errors import NotFound, Unavailable
 from orlop.values import Mount
-from orlop_cli.commands import logs, processes
+from orlop_cli.commands import logs, run_options
 from orlop_cli.commands.containers import signal_number
 from orlop_cli.console import Usage
 from orlop_cli.unreachable import explain
@@ -32,30 +32,30 @@ def test_no_signals(name: str) -> None:
     ("text", "count"), [("1", 1), ("1b", 1), ("64k", 65536), ("512m", 512 << 20), ("2G", 2 << 30), ("1t", 1 << 40)]
 )
 def test_memory(text: str, count: int) -> None:
-    assert processes._bytes(text) == count
+    assert run_options._bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "m", "1.5g", "-1", "12q", "1mm"])
 def test_no_memory(text: str) -> None:
     with pytest.raises(Usage, match="such as 512m"):
-        processes._bytes(text)
+        run_options._bytes(text)
 
 
 def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert processes._volume(f"{tmp_path}:/data") == Mount("bind", str(tmp_path), "/data", ("rbind", "rw"))
-    assert processes._volume(".:/data:ro") == Mount("bind", str(tmp_path), "/data", ("rbind", "ro"))
+    assert run_options._volume(f"{tmp_path}:/data") == Mount("bind", str(tmp_path), "/data", ("rbind", "rw"))
+    assert run_options._volume(".:/data:ro") == Mount("bind", str(tmp_path), "/data", ("rbind", "ro"))
     for text in ("data:/data", "/tmp", "/tmp:data", "/tmp:/data:rx", ""):
         with pytest.raises(Usage, match="/host/path:/container/path"):
-            processes._volume(text)
+            run_options._volume(text)
     with pytest.raises(NotFound, match="create it first"):
-        processes._volume("./nosuch:/data")
+        run_options._volume("./nosuch:/data")
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "value")
     monkeypatch.delenv("NOWHERE", raising=False)
-    assert processes._environment(["HERE", "NOWHERE", "A=1=2", "B="]) == {"HERE": "value", "A": "1=2", "B": ""}
+    assert run_options.environment(["HERE", "NOWHERE", "A=1=2", "B="]) == {"HERE": "value", "A": "1=2", "B": ""}
 
 
 @pytest.mark.parametrize(

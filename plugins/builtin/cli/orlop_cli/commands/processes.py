@@ -14,20 +14,20 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
+from orlop.blocking import run_blocking
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
-from orlop.values import Image, Mount, TaskStatus
+from orlop.values import Image, TaskStatus
+from orlop_cli.commands import run_options
 from orlop_cli.commands.containers import EXIT_LABEL, LOG_LABEL, LOGS, not_running
 from orlop_cli.commands.images import find
 from orlop_cli.console import Console, Usage
-from orlop_sdk import oci
 from orlop_sdk.client.client import Client
-from orlop_sdk.client.container import Container, ContainerSettings, Process, Task
+from orlop_sdk.client.container import Container, Process, Task
 from orlop_sdk.client.stdio import Streams, inherit, log, terminal
 from orlop_sdk.registry.reference import normalise
 
-_SIZES: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 #: With a terminal the container's own one makes signals of keys, so that these come from elsewhere or not at all.
 _WITH_TERMINAL: Final = (signal.SIGTERM, signal.SIGHUP)
 _WITHOUT: Final = (*_WITH_TERMINAL, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -47,25 +47,10 @@ class RunCommand:
         add("-i", "--interactive", action="store_true", help="pass standard input on")
         add("--rm", action="store_true", help="remove the container when it has ended")
         add("--name", default="", help="the container's id; made up if not given")
-        add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="without a value, this shell's")
-        add("-v", "--volume", action="append", default=[], metavar="SOURCE:TARGET[:ro]", help="bind mount")
-        add("-u", "--user", help="NAME or UID, with :GROUP if need be")
-        add("-w", "--workdir", help="directory to start in")
-        add("-l", "--label", action="append", default=[], metavar="NAME=VALUE")
-        add("-m", "--memory", metavar="SIZE", help="limit, such as 512m")
-        add("--cpus", type=float, help="limit, such as 1.5")
-        add("--hostname")
-        add("--read-only", action="store_true", help="make the root file system read-only")
-        add("--network", "--net", choices=("none", "host"), default="none", help="share the host's, or have none")
-        add("--net-host", dest="network", action="store_const", const="host", help="the same as --network host")
-        add("--privileged", action="store_true", help="allow nearly everything that root may do on the host")
-        add("--device", action="append", default=[], metavar="PATH")
-        add("--cap-add", action="append", default=[], metavar="CAPABILITY")
-        add("--cap-drop", action="append", default=[], metavar="CAPABILITY")
         add("--log-uri", help="where output goes: file:///path, binary:///path, or a log driver's; with --detach")
-        add("--runtime", default="", help="such as io.containerd.runc.v2, or the path of a shim")
-        add("--snapshotter", default="")
         add("--pull", choices=("missing", "always", "never"), default="missing", help="when to fetch the image")
+        add("--pid-file", metavar="FILE", help="write its pid there")
+        run_options.configure(parser)
         add("image")
         add("args", nargs=argparse.REMAINDER, metavar="COMMAND ...").required = False
 
@@ -76,35 +61,30 @@ class RunCommand:
             raise Usage("run: --detach does not go with --rm: nobody would be there to remove it; leave one out")
         if arguments.log_uri and not arguments.detach:
             raise Usage("run: --log-uri goes with --detach; add it")
+        run_options.check(arguments)
         return console.run(_run(arguments, console))
 
 
 async def _run(arguments: argparse.Namespace, console: Console) -> int:
     streams = None if arguments.detach else _streams(arguments)
-    options = _spec_options(arguments, streams.size if streams else (0, 0))
+    options = run_options.spec_options(arguments, streams.size if streams else (0, 0))
     name = arguments.name or f"{re.split('[:@]', Path(arguments.image).name)[0]}-{uuid.uuid4().hex[:8]}"
     async with console.client() as client:
-        image = await _image(client, arguments, console)
+        image = "" if arguments.rootfs else (await _image(client, arguments, console)).name
         uri = arguments.log_uri or f"file://{LOGS}/{client.namespace}/{name}.log"
-        settings = ContainerSettings(
-            runtime=arguments.runtime,
-            snapshotter=arguments.snapshotter,
-            labels=_pairs(arguments.label, "label") | ({LOG_LABEL: uri} if arguments.detach else {}),
-        )
+        settings = run_options.settings(arguments, {LOG_LABEL: uri} if arguments.detach else {})
         try:
-            container = await client.create_container(
-                name, image.name, *options, args=arguments.args, settings=settings
-            )
+            container = await client.create_container(name, image, *options, args=arguments.args, settings=settings)
         except AlreadyExists as error:
             raise AlreadyExists(
                 f'container "{name}": there is one; orlop rm {name} removes it, or choose another --name'
             ) from error
         if streams is None:
-            task = await _started(container, log(uri))
+            task = await _started(container, log(uri), arguments.pid_file)
             console.result(name, {"id": name, "pid": task.pid, "log": uri})
             return 0
         with _Forwarding(_WITH_TERMINAL if arguments.tty else _WITHOUT) as forwarding:
-            task = await _started(container, streams)
+            task = await _started(container, streams, arguments.pid_file)
             async with AsyncExitStack() as stack:
                 if arguments.rm:
                     stack.push_async_exit(container)
@@ -125,15 +105,20 @@ async def _image(client: Client, arguments: argparse.Namespace, console: Console
             console.remark(f'image "{arguments.image}": not here, fetching it')
     with console.progress() as progress:
         return await client.pull(
-            normalise(arguments.image), snapshotter=arguments.snapshotter or None, progress=progress.show
+            normalise(arguments.image),
+            arguments.platform or None,
+            snapshotter=arguments.snapshotter or None,
+            progress=progress.show,
         )
 
 
-async def _started(container: Container, streams: Streams) -> Task:
+async def _started(container: Container, streams: Streams, pid_file: str | None) -> Task:
     """Create and start the task; when that fails the container is removed again."""
     try:
         task = await container.create_task(streams)
         try:
+            if pid_file:
+                await run_blocking(_write_pid, pid_file, task.pid)
             await task.start()
         except BaseException:
             await task.delete(kill=True)
@@ -142,6 +127,17 @@ async def _started(container: Container, streams: Streams) -> Task:
         await container.delete()
         raise
     return task
+
+
+def _write_pid(path: str, pid: int) -> None:
+    """Whole or not at all, for whoever waits for the file."""
+    new = f"{path}.{os.getpid()}"
+    try:
+        Path(new).write_text(str(pid))
+        os.replace(new, path)
+    except OSError as error:
+        Path(new).unlink(missing_ok=True)
+        raise FailedPrecondition(f'--pid-file "{path}": cannot be written: {error.strerror}') from error
 
 
 class _Forwarding:
@@ -198,61 +194,6 @@ def _streams(arguments: argparse.Namespace) -> Streams:
     return terminal() if arguments.tty else inherit(stdin=arguments.interactive)
 
 
-def _spec_options(arguments: argparse.Namespace, size: tuple[int, int]) -> list[oci.Option]:
-    wanted: list[tuple[Any, oci.Option | None]] = [
-        (arguments.privileged, oci.with_privileged()),
-        (arguments.tty, oci.with_tty(*size)),
-        (arguments.env, oci.with_env(_environment(arguments.env))),
-        (arguments.volume, oci.with_mounts(*map(_volume, arguments.volume))),
-        (arguments.user, oci.with_user(arguments.user or "")),
-        (arguments.workdir, oci.with_cwd(arguments.workdir or "/")),
-        (arguments.hostname, oci.with_hostname(arguments.hostname or "")),
-        (arguments.read_only, oci.with_read_only_rootfs()),
-        (arguments.network == "host", oci.with_host_network()),
-        (arguments.device, oci.with_devices(*arguments.device) if arguments.device else None),
-        (
-            arguments.cap_add or arguments.cap_drop,
-            oci.with_capabilities(add=arguments.cap_add, drop=arguments.cap_drop),
-        ),
-        (arguments.memory, oci.with_memory_limit(_bytes(arguments.memory)) if arguments.memory else None),
-        (arguments.cpus, oci.with_cpus(arguments.cpus) if arguments.cpus else None),
-    ]
-    return [option for given, option in wanted if given and option is not None]
-
-
-def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if "" in pairs:
-        raise Usage(f"--{what}: empty name; write NAME=VALUE")
-    return pairs
-
-
-def _environment(words: Sequence[str]) -> dict[str, str]:
-    """Variables with values; a name alone takes this process's, and is left out where there is none."""
-    _pairs(words, "env")
-    here = [f"{word}={os.environ[word]}" for word in words if "=" not in word and word in os.environ]
-    return _pairs([*here, *(word for word in words if "=" in word)], "env")
-
-
-def _volume(text: str) -> Mount:
-    source, _, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if source.startswith("."):
-        source = os.path.abspath(source)
-    if not source.startswith("/") or not target.startswith("/") or mode not in ("", "ro", "rw"):
-        raise Usage(f'--volume "{text}": write /host/path:/container/path, with :ro to make it read-only')
-    if not Path(source).exists():
-        raise NotFound(f'--volume "{text}": {source} does not exist on this host; create it first')
-    return Mount("bind", source, target, ("rbind", mode or "rw"))
-
-
-def _bytes(text: str) -> int:
-    number, unit = text.rstrip("bkmgtBKMGT"), text.lower()[len(text.rstrip("bkmgtBKMGT")) :]
-    if unit not in _SIZES or not number.isdigit():
-        raise Usage(f'--memory "{text}": write a number with k, m or g, such as 512m')
-    return int(number) * _SIZES[unit]
-
-
 class ExecCommand:
     """``exec``."""
 
@@ -280,7 +221,7 @@ class ExecCommand:
             description["terminal"] = arguments.tty
             if arguments.workdir:
                 description["cwd"] = arguments.workdir
-            changed = _environment(arguments.env)
+            changed = run_options.environment(arguments.env)
             kept = [each for each in description.get("env", []) if each.partition("=")[0] not in changed]
             description["env"] = kept + [f"{name}={value}" for name, value in changed.items()]
             streams = _streams(arguments)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final, Self
 
 import httpx
@@ -35,8 +37,11 @@ from orlop.values import EMPTY, Descriptor
 from orlop_sdk.registry.credentials import Credentials, anonymous
 from orlop_sdk.registry.hosts import Capability, Hosts, PlainHosts, RegistryHost
 from orlop_sdk.registry.interface import Body, Fetcher, Pusher, Resolved, Resolver
+from orlop_sdk.registry.parts import Parts, RangesIgnored
 from orlop_sdk.registry.reference import Reference, check_digest
 from orlop_sdk.registry.transport import Call, Transport, pull_scope, push_scope, read_limited, status_error
+
+log = logging.getLogger(__name__)
 
 MANIFEST_TYPES: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -56,7 +61,10 @@ _SCHEMA1: Final = (
 
 
 class RegistryResolver:
-    """Resolves, fetches and pushes over HTTP. Use it in ``async with``, or call `close`. Belongs to one event loop."""
+    """Resolves, fetches and pushes over HTTP. Use it in ``async with``, or call `close`. Belongs to one event loop.
+
+    Each blob is fetched as one stream, unless *parts* says how to divide large ones.
+    """
 
     def __init__(
         self,
@@ -64,8 +72,10 @@ class RegistryResolver:
         hosts: Hosts | None = None,
         credentials: Credentials = anonymous,
         headers: Mapping[str, str] = EMPTY,
+        parts: Parts | None = None,
     ) -> None:
         self._hosts = hosts or PlainHosts()
+        self._parts = parts
         self._transport = Transport(credentials, headers)
 
     async def __aenter__(self) -> Self:
@@ -96,7 +106,7 @@ class RegistryResolver:
 
     async def fetcher(self, reference: str) -> Fetcher:
         parsed = Reference.parse(reference)
-        return RegistryFetcher(self._transport, parsed, await self._capable(parsed, Capability.PULL))
+        return RegistryFetcher(self._transport, parsed, await self._capable(parsed, Capability.PULL), self._parts)
 
     async def pusher(self, reference: str) -> Pusher:
         parsed = Reference.parse(reference)
@@ -198,39 +208,61 @@ class _Lookup:
 class RegistryFetcher:
     """Reads from one repository, of the first host that has what is asked for."""
 
-    def __init__(self, transport: Transport, reference: Reference, hosts: Sequence[RegistryHost]) -> None:
+    def __init__(
+        self, transport: Transport, reference: Reference, hosts: Sequence[RegistryHost], parts: Parts | None = None
+    ) -> None:
         self._transport = transport
         self._reference = reference
         self._hosts = hosts
+        self._parts = parts
 
     async def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> AsyncIterator[bytes]:
         position = offset
-        futile = 0
-        while position < descriptor.size:
-            before = position
+        parts = self._parts if descriptor.media_type not in MANIFEST_TYPES else None
+        if parts is not None and parts.split(descriptor.size - offset):
+            section = partial(self._section, descriptor, in_parts=True)
             try:
-                async with aclosing(self._any_host(descriptor, position)) as chunks:
+                async with aclosing(parts.fetch(offset, descriptor.size, section)) as chunks:
                     async for chunk in chunks:
                         position += len(chunk)
-                        if position > descriptor.size:
+                        yield chunk
+            except RangesIgnored as error:
+                log.debug("%s: fetched as one stream", error)
+        async with aclosing(self._section(descriptor, position, descriptor.size)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _section(
+        self, descriptor: Descriptor, start: int, end: int, *, in_parts: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from *start* to *end*, however often the connection breaks; all after *start* unless *in_parts*."""
+        position = start
+        futile = 0
+        while position < end:
+            before = position
+            try:
+                async with aclosing(self._any_host(descriptor, position, end if in_parts else None)) as chunks:
+                    async for chunk in chunks:
+                        position += len(chunk)
+                        if position > end:
                             raise DataLoss(
                                 f'content "{descriptor.digest}": registry sent more than {descriptor.size} bytes'
                             )
                         yield chunk
-                if position < descriptor.size:
+                if position < end:
                     raise Unavailable(f'content "{descriptor.digest}": ended at {position} of {descriptor.size} bytes')
             except Unavailable:
                 futile = futile + 1 if position == before else 1
-                if futile > _FUTILE or position == offset == before:
+                if futile > _FUTILE or position == start == before:
                     raise
                 await asyncio.sleep(0.05 * 2**futile)
 
-    async def _any_host(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes, None]:
+    async def _any_host(self, descriptor: Descriptor, offset: int, end: int | None) -> AsyncGenerator[bytes, None]:
         worst: OrlopError | None = None
         for host in self._hosts:
             started = False
             try:
-                async with aclosing(self._one_host(descriptor, offset, host)) as chunks:
+                async with aclosing(self._one_host(descriptor, offset, end, host)) as chunks:
                     async for chunk in chunks:
                         started = True
                         yield chunk
@@ -242,13 +274,15 @@ class RegistryFetcher:
         assert worst is not None  # there is one host at least
         raise worst
 
-    async def _one_host(self, descriptor: Descriptor, offset: int, host: RegistryHost) -> AsyncGenerator[bytes, None]:
+    async def _one_host(
+        self, descriptor: Descriptor, offset: int, end: int | None, host: RegistryHost
+    ) -> AsyncGenerator[bytes, None]:
         kinds = ("manifests", "blobs") if descriptor.media_type in MANIFEST_TYPES else ("blobs", "manifests")
         repository = self._reference.repository
         for kind in kinds:
             headers = {"Accept": f"{descriptor.media_type}, */*"}
-            if offset:
-                headers["Range"] = f"bytes={offset}-"
+            if offset or end is not None:
+                headers["Range"] = f"bytes={offset}-{'' if end is None else end - 1}"
             path = f"/{repository}/{kind}/{descriptor.digest}"
             call = Call("GET", path, pull_scope(repository), headers, last=host is self._hosts[-1])
             async with self._transport.request(host, call) as response:
@@ -256,6 +290,8 @@ class RegistryFetcher:
                     continue
                 if response.status_code not in {200, 206}:
                     raise await status_error(f'content "{descriptor.digest}"', host, response)
+                if end is not None and response.status_code == 200:
+                    raise RangesIgnored(f'content "{descriptor.digest}": registry "{host.host}" knows no ranges')
                 async with aclosing(_body(response, offset)) as chunks:
                     async for chunk in chunks:
                         yield chunk

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -103,6 +104,18 @@ async def test_unpacking_as_the_config_allows(daemon: Any, image: str) -> None:
         ):
             with pytest.raises(InvalidArgument, match="unpack_config"):
                 await unpacked(refused)
+
+
+async def test_layers_come_in_parts_if_the_config_says_so(daemon: Any, directory: Path) -> None:
+    with Registry(directory / "parts") as registry:
+        name = registry.push(write_layout(directory / "parts-layout", {"1": Image()}), "team/parts", "1")
+        async with daemon({TRANSFER: {"concurrent_layer_fetch_buffer": 200_000}}) as client:
+            await client.transfer(RegistryImage(name), StoredImage(name, unpacks=[UnpackFor("linux/amd64")]))
+            assert (await client.check_image(name)).complete
+            (layer,) = (await client.manifest(name)).layers
+        parts = re.findall(rf'"GET \S+/{layer.digest} HTTP/1.1" 206 (\d+)', registry.log.read_text())
+    assert len(parts) == -(-layer.size // 200_000) > 3
+    assert (max(map(int, parts)), sum(map(int, parts))) == (200_000, layer.size)
 
 
 async def test_hosts_of_the_config(daemon: Any, image: str, tmp_path: Path) -> None:

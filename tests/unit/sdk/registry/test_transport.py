@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ import pytest
 from orlop.errors import AlreadyExists, DataLoss, NotFound, OrlopError, Unavailable, Unimplemented
 from orlop.values import Descriptor
 from orlop_sdk.registry import Credential, PlainHosts, RegistryHost, RegistryResolver, fixed
+from orlop_sdk.registry.parts import Parts
 from orlop_sdk.registry.resolver import MANIFEST_TYPES
 
 OCI = MANIFEST_TYPES[2]
@@ -315,3 +317,123 @@ async def test_upload_to_another_host_goes_without_password(server: Server, othe
 async def test_unreachable(resolver: RegistryResolver) -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
         await resolver.resolve("127.0.0.1:1/a:1")
+
+
+# ---- blobs in parts --------------------------------------------------------------------------------------------------
+
+PART = 50_000
+
+
+@pytest.fixture
+async def divided() -> AsyncIterator[RegistryResolver]:
+    """Three parts at a time."""
+    async with RegistryResolver(hosts=PlainHosts(plain_http=True), parts=Parts(PART, 3)) as made:
+        yield made
+
+
+def section(request: BaseHTTPRequestHandler) -> tuple[int, int]:
+    """From where to where a request wants the blob."""
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "bytes=0-"))
+    assert match is not None
+    return int(match[1]), int(match[2] or len(BLOB) - 1) + 1
+
+
+def send_section(request: BaseHTTPRequestHandler, start: int, end: int) -> None:
+    send(request, 206, BLOB[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(BLOB)}")
+
+
+def ranges(server: Server) -> list[str]:
+    return sorted(headers.get("range", "") for _, _, headers in server.seen)
+
+
+async def test_parts_come_side_by_side_and_in_order(server: Server, divided: RegistryResolver) -> None:
+    # After the first, each waits until as many as may be are under way.
+    together = threading.Barrier(3)
+    blob = BLOB + BLOB[:94_000]  # 350,000 bytes, seven parts
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["Range"])
+        assert match is not None
+        start, end = int(match[1]), int(match[2]) + 1
+        if start:
+            together.wait(30)
+        send(request, 206, blob[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(blob)}")
+
+    server.answer = answer
+    digest = "sha256:" + hashlib.sha256(blob).hexdigest()
+    assert await fetch(divided, server, Descriptor("application/octet-stream", digest, len(blob))) == blob
+    assert ranges(server) == sorted(f"bytes={at}-{at + PART - 1}" for at in range(0, len(blob), PART))
+
+
+async def test_the_rest_of_a_blob_comes_in_parts_too(server: Server, divided: RegistryResolver) -> None:
+    server.answer = lambda request: send_section(request, *section(request))
+    assert await fetch(divided, server, offset=150_000) == BLOB[150_000:]
+    assert ranges(server) == ["bytes=150000-199999", "bytes=200000-249999", "bytes=250000-255999"]
+
+
+async def test_what_is_small_comes_whole(server: Server, divided: RegistryResolver) -> None:
+    server.answer = lambda request: send(request, 200, BLOB[:PART])
+    small = Descriptor("application/octet-stream", "sha256:" + hashlib.sha256(BLOB[:PART]).hexdigest(), PART)
+    assert await fetch(divided, server, small) == BLOB[:PART]
+    assert ranges(server) == [""]
+
+
+async def test_a_server_without_ranges_sends_one_stream(server: Server, divided: RegistryResolver) -> None:
+    server.answer = lambda request: send(request, 200, BLOB)
+    assert await fetch(divided, server) == BLOB
+    assert ranges(server) == ["", f"bytes=0-{PART - 1}"]
+
+
+async def test_a_server_that_forgets_ranges_midway(server: Server, divided: RegistryResolver) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        start, end = section(request)
+        if start == 2 * PART:
+            send(request, 200, BLOB)
+        else:
+            send_section(request, start, end)
+
+    server.answer = answer
+    # The last stream begins behind the parts that came.
+    assert await fetch(divided, server) == BLOB
+    assert f"bytes={2 * PART}-" in ranges(server)
+
+
+async def test_a_part_that_breaks_off_goes_on(server: Server, divided: RegistryResolver) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        start, end = section(request)
+        if start == PART:
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(BLOB)}")
+            request.send_header("Content-Length", str(end - start))
+            request.end_headers()
+            request.wfile.write(BLOB[start : start + 1000])
+            request.close_connection = True
+        else:
+            send_section(request, start, end)
+
+    server.answer = answer
+    assert await fetch(divided, server) == BLOB
+    assert f"bytes={PART + 1000}-{2 * PART - 1}" in ranges(server)
+
+
+async def test_a_part_that_is_not_there_fails_and_ends_the_others(server: Server, divided: RegistryResolver) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        start, end = section(request)
+        if start == 3 * PART:
+            send(request, 404)
+        else:
+            send_section(request, start, end)
+
+    server.answer = answer
+    with pytest.raises(NotFound):
+        await fetch(divided, server)
+
+
+async def test_a_part_that_is_longer_than_asked_for(server: Server, divided: RegistryResolver) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        start, end = section(request)
+        send_section(request, start, min(end + 1, len(BLOB)))
+
+    server.answer = answer
+    with pytest.raises(DataLoss, match="sent more"):
+        await fetch(divided, server)

@@ -66,7 +66,8 @@ class TransferConfig(PluginConfig):
     max_concurrent_downloads: Annotated[int, Field(ge=0)] = 3
     """Blobs that one pull fetches at a time. 0: any number."""
     concurrent_layer_fetch_buffer: Annotated[int, Field(ge=0)] = 0
-    """Known for containerd's sake; here a layer is always fetched as one stream."""
+    """Size of the parts, in bytes, in which larger blobs are fetched by `max_concurrent_downloads` requests at a time,
+    which hold as much memory each. Below 512 a blob is one stream, as it is where registries know no ranges."""
     max_concurrent_uploaded_layers: Annotated[int, Field(ge=0)] = 3
     """Blobs that one push sends at a time. 0: any number."""
     max_concurrent_unpacks: Annotated[int, Field(ge=1)] = 1

@@ -15,12 +15,14 @@ from orlop.errors import InvalidArgument, OrlopError, PermissionDenied, Unauthen
 from orlop.interfaces.streaming import Stream, StreamManager
 from orlop.interfaces.transfer import IMAGE_VERIFIER
 from orlop.values import Descriptor
-from orlop_images.transfer.plugin import Parts
+from orlop_images.transfer import plugin
+from orlop_images.transfer.plugin import TransferConfig
 from orlop_sdk.api.types.transfer import registry_pb2
 from orlop_sdk.convert.common import pack, time_from_wire, unpack
 from orlop_sdk.registry.credentials import Credential, Credentials, anonymous
 from orlop_sdk.registry.hosts import DirectoryHosts, Hosts, PlainHosts
 from orlop_sdk.registry.interface import Fetcher, Pusher, Resolved, Resolver
+from orlop_sdk.registry.parts import Parts
 from orlop_sdk.registry.reference import Reference
 from orlop_sdk.registry.resolver import RegistryResolver
 
@@ -31,7 +33,7 @@ _SCHEMES: Final = ("", "https", "http")
 
 @asynccontextmanager
 async def opened(
-    message: registry_pb2.OCIRegistry, config_path: str, streams: StreamManager
+    message: registry_pb2.OCIRegistry, config: TransferConfig, streams: StreamManager
 ) -> AsyncIterator[RegistryResolver]:
     """The resolver that a client described, with connections of its own; its streams end with the block."""
     Reference.parse(message.reference)
@@ -46,7 +48,10 @@ async def opened(
             # Requests are not dumped; whoever waits for the dump is told that nothing comes.
             await (await streams.get(wanted.logs_stream)).close()
         resolver = RegistryResolver(
-            hosts=_hosts(wanted, config_path), credentials=credentials, headers=dict(wanted.headers)
+            hosts=_hosts(wanted, config.config_path),
+            credentials=credentials,
+            headers=dict(wanted.headers),
+            parts=Parts(config.concurrent_layer_fetch_buffer, config.max_concurrent_downloads),
         )
         yield await stack.enter_async_context(resolver)
 
@@ -104,7 +109,7 @@ def _credential(answer: registry_pb2.AuthResponse) -> Credential | None:
 class VerifiedResolver:
     """A resolver whose answers all image verifiers have agreed to."""
 
-    def __init__(self, resolver: Resolver, parts: Parts, agreed: Callable[[], None]) -> None:
+    def __init__(self, resolver: Resolver, parts: plugin.Parts, agreed: Callable[[], None]) -> None:
         self._resolver = resolver
         self._parts = parts
         self._agreed = agreed
@@ -122,7 +127,7 @@ class VerifiedResolver:
         return await self._resolver.pusher(reference)
 
 
-async def verify(parts: Parts, name: str, descriptor: Descriptor) -> None:
+async def verify(parts: plugin.Parts, name: str, descriptor: Descriptor) -> None:
     """Raise `PermissionDenied` unless every image verifier lets the image in. One that is out of order refuses."""
     for status in parts.plugins.statuses():
         if status.type == IMAGE_VERIFIER.name and status.state == "failed":

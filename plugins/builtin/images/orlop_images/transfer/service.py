@@ -74,9 +74,7 @@ class _Transfer:
         async with Tracker(registry.reference, self.tell) as tracker:
             choice = self._unpacking(registry.reference, tracker).choice(store.unpacks)
             await self._lease()
-            resolver = await self.stack.enter_async_context(
-                registries.opened(registry, config.config_path, self.streams)
-            )
+            resolver = await self.stack.enter_async_context(registries.opened(registry, config, self.streams))
             self._say(f"Resolving from {place}")
 
             def agreed() -> None:
@@ -105,9 +103,7 @@ class _Transfer:
         image = await self.services.images.get(store.name)
         async with Tracker(image.name, self.tell) as tracker:
             await self._lease()
-            resolver = await self.stack.enter_async_context(
-                registries.opened(registry, config.config_path, self.streams)
-            )
+            resolver = await self.stack.enter_async_context(registries.opened(registry, config, self.streams))
             self._say(f"Pushing to {place}")
             self._say("pushing content", image.name, image.target)
             options = PushOptions(

@@ -14,6 +14,8 @@ def faults(instance: object, interface: type) -> list[str]:
     """
     if interface is object:
         return []
+    if instance is None or isinstance(instance, type):
+        return ["the factory must return an instance"]
     found = []
     for name in sorted(_members(interface)):
         declared = inspect.getattr_static(interface, name, None)

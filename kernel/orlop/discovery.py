@@ -7,6 +7,8 @@ is read with importlib.metadata, which keeps the distribution; stevedore loads w
 
 from __future__ import annotations
 
+import difflib
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,12 +19,14 @@ from typing import Any, Final
 
 from stevedore.extension import Extension, ExtensionManager
 
-from orlop.errors import DuplicatePlugin, LoadError, PluginError
+from orlop.errors import DuplicatePlugin, LoadError, PluginError, describe
 from orlop.plugin import TYPE_GROUP, PluginType, Registration
 from orlop.trust import Lock
 
 AnyRegistration = Registration[Any, Any]
 Loader = Callable[[], AnyRegistration]
+
+_log = logging.getLogger("orlop.discovery")
 
 
 class Candidate:
@@ -63,7 +67,6 @@ class Catalogue:
                 f'under [plugin_modules] ("{candidate.uri}" = "module:attribute")',
                 plugin=candidate.uri,
             )
-            self.faults.append(error)
             candidate = Candidate(candidate.type, candidate.id, f"{rival.origin}; {candidate.origin}", _raiser(error))
         self.candidates[candidate.uri] = candidate
 
@@ -119,6 +122,12 @@ def discover(directories: Sequence[str] = (), lock: Lock | None = None) -> Catal
                 catalogue.faults.append(fault)
             else:
                 catalogue.add(_candidate(type, point, lock))
+    known = {TYPE_GROUP, *(type.group for type in catalogue.types.values())}
+    for group in sorted(name for name in groups.keys() - known if name.startswith("orlop.")):
+        # Nobody would ever hear of plugins in a group that no type has, one with a mistake in its name above all.
+        hint = "".join(f'; write "{near}"' for near in difflib.get_close_matches(group, known, 1, 0.75))
+        who = ", ".join(map(_origin, groups[group].values()))
+        _log.warning('entry-point group "%s" (%s): no installed plugin type has it%s', group, who, hint)
     return catalogue
 
 
@@ -171,20 +180,16 @@ def _load(point: EntryPoint, uri: str, where: str = "") -> AnyRegistration:
     errors: list[BaseException] = []
     extensions = list(_Approved(point.group, [point], lambda _, error: errors.append(error)))
     if errors:
-        reason = str(errors[0]) or repr(errors[0])
+        reason = describe(errors[0], point.module)
         raise LoadError(f"cannot be imported: {reason}", plugin=uri, origin=origin) from errors[0]
     registration = extensions[0].plugin
     if not isinstance(registration, Registration):
-        raise LoadError(
-            f"{point.value} is a {type(registration).__name__}, not a registration; decorate the factory",
-            plugin=uri,
-            origin=origin,
-        )
-    if registration.uri != uri:
-        raise LoadError(
-            f"{point.value} registers {registration.uri}; entry point and id must agree", plugin=uri, origin=origin
-        )
-    return registration
+        fault = f"{point.value} is a {type(registration).__name__}, not a registration; decorate the factory"
+    elif registration.uri != uri:
+        fault = f"{point.value} registers {registration.uri}; entry point and id must agree"
+    else:
+        return registration
+    raise LoadError(fault, plugin=uri, origin=origin)
 
 
 def _raiser(error: PluginError) -> Callable[[], AnyRegistration]:

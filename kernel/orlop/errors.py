@@ -10,6 +10,7 @@ Messages are lower case, name the object first (``image "x": not found``) and en
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar, Final
 
 
@@ -120,6 +121,20 @@ CODES: Final[dict[int, type[OrlopError]]] = {kind.code: kind for kind in OrlopEr
 def from_code(code: int, message: str) -> OrlopError:
     """The error for a google.rpc.Code number; unknown numbers give `Unknown`."""
     return CODES.get(code, Unknown)(message)
+
+
+def describe(error: BaseException, module: str) -> str:
+    """An exception of a plugin in words.
+
+    One that nobody worded for people is told with its class, and with the line of *module*'s package it came from.
+    """
+    if isinstance(error, OrlopError | OSError):
+        return str(error) or type(error).__name__
+    package, place = module.partition(".")[0], ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            place = f" ({frame.f_code.co_filename}:{line})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def code_of(error: BaseException) -> int:

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import pluggy
 
-from orlop import conformance, graph, hooks
+from orlop import conformance, errors, graph, hooks
 from orlop.discovery import AnyRegistration, Candidate
 from orlop.errors import DependencyCycle, DuplicatePlugin, InitError, PluginError, RequirementError, SkipPlugin
 from orlop.plugin import InitContext, PluginConfig, Plugins, PluginStatus, PluginType, Requirement
@@ -185,7 +185,9 @@ class Registry:
         while sorter.is_active():
             for uri in sorter.get_ready():
                 running[asyncio.create_task(self._initialise(self.entries[uri]), name=f"init {uri}")] = uri
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=_SLOW, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                _log.warning("nothing goes on until these have come up: %s", ", ".join(running.values()))
             for task in done:
                 task.result()
                 sorter.done(running.pop(task))
@@ -205,7 +207,7 @@ class Registry:
                 continue
             try:
                 await entry.instance.start()
-            except Exception as error:  # noqa: BLE001  # a plugin's failure is its state, whatever it raised
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin's failure is its state
                 self._fail(entry, _wrapped(error, entry, "start"))
             else:
                 self._started.add(uri)
@@ -250,20 +252,19 @@ class Registry:
         try:
             self._check_requirements(entry, registration)
             context = self._context(registration, entry.config or registration.config(), View(self, registration))
-            instance = await registration.factory(context)
+            instance = await _made(registration, context)
             if faults := conformance.faults(instance, registration.type.interface):
                 name = registration.type.interface.__name__
-                raise InitError(f"{type(instance).__name__} is no {name}: {'; '.join(faults)}")
+                raise InitError(f"{type(instance).__name__} is no {name}: {', '.join(faults)}")
             entry.instance, entry.exports, entry.state, entry.reason = instance, context.exports, OK, ""
             if registration.type.name == hooks.HOOK.name:
                 hooks.add(self.hooks, instance, entry.uri, entry.candidate.origin)
-        except Exception as error:  # noqa: BLE001  # a plugin's failure is its state, whatever it raised
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin's failure is its state
             self._fail(entry, _wrapped(error, entry, "initialisation"))
         finally:
             entry.seconds = time.perf_counter() - began
             self._order.append(entry.uri)
-        about = {"plugin": entry.uri}
-        _log.debug("%s is %s after %.1f ms", entry.uri, entry.state, entry.seconds * 1e3, extra=about)
+        _log.debug("%s is %s after %.1f ms", entry.uri, entry.state, entry.seconds * 1e3, extra={"plugin": entry.uri})
         self._tell(entry)
 
     def _check_requirements(self, entry: Entry, registration: AnyRegistration) -> None:
@@ -330,8 +331,7 @@ class Registry:
         else:
             level = logging.INFO if entry.state == SKIPPED else logging.ERROR
         entry.cause = entry.cause or entry.uri
-        text = "%s (%s): %s"
-        _log.log(level, text, entry.uri, entry.candidate.origin, entry.reason, extra={"plugin": entry.uri})
+        _log.log(level, "%s (%s): %s", entry.uri, entry.candidate.origin, entry.reason, extra={"plugin": entry.uri})
 
     def _missing(self, requirement: Requirement, entry: Entry) -> None:
         """What is not installed is a root cause too, and logged once, however many need it."""
@@ -350,6 +350,8 @@ class Registry:
             _log.exception("a hook on orlop_plugin_state failed")
 
 
+#: Seconds without any progress after which the log says for whom everything waits.
+_SLOW: Final = 10.0
 #: Seconds that a plugin gets to close; the others must not wait for one that hangs.
 _CLOSING: Final = 20.0
 _PAST: Final = {FAILED: "failed", SKIPPED: "was skipped", WAITING: "is not ready", OK: "is ok"}
@@ -364,14 +366,26 @@ def _startable(instance: object) -> bool:
     return inspect.iscoroutinefunction(start) and not inspect.signature(start).parameters
 
 
-def _wrapped(error: Exception, entry: Entry, step: str) -> PluginError:
+async def _made(registration: AnyRegistration, context: InitContext[Any]) -> Any:
+    """What the factory makes."""
+    making: Any = registration.factory(context)
+    if not inspect.isawaitable(making):
+        raise InitError("its factory is no coroutine function; write async def")
+    limit = context.timeout("io.orlop.timeout.plugin.init", 300.0) or None
+    async with asyncio.timeout(limit) as deadline:
+        try:
+            return await making
+        finally:
+            if deadline.expired():
+                raise InitError(f"did not come up within {limit:g} s; see why, or raise io.orlop.timeout.plugin.init")
+
+
+def _wrapped(error: BaseException, entry: Entry, step: str) -> PluginError:
     if isinstance(error, PluginError):
         return error
-    text = str(error) or type(error).__name__
+    text = errors.describe(error, getattr(entry.registration and entry.registration.factory, "__module__", ""))
     _log.debug("%s: %s failed", entry.uri, step, exc_info=error, extra={"plugin": entry.uri})
-    wrapped = InitError(text, plugin=entry.uri, origin=entry.candidate.origin)
-    wrapped.__cause__ = error
-    return wrapped
+    return InitError(text, plugin=entry.uri, origin=entry.candidate.origin)
 
 
 class View:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(name)s: %(message)s")
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        # What the interpreter would flush at its end must fail here, where it is handled.
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader of our output is gone (``orlop-sdk check x | head``). Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OrlopError as error:
         if options.debug:
             logging.getLogger("orlop").error("%s", type(error).__name__, exc_info=error)

@@ -212,3 +212,19 @@ def test_settings_of_the_folder_do_not_count(folder: Path) -> None:
     done = check(folder, "native", "-k", "closing_twice")
     assert done.returncode == 0, done.stdout + done.stderr
     assert os.listdir(folder / "..") != []
+
+
+def test_a_reader_that_goes_away(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        done = subprocess.run(
+            [PROGRAM, "new", "hook", "unheard"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert (folder / "unheard/pyproject.toml").exists()

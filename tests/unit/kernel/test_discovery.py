@@ -69,7 +69,9 @@ async def test_disabled_code_is_never_imported(tmp_path: Path, site: Path) -> No
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import no_such_module", "cannot be imported: No module named 'no_such_module'"),
+        ("\nimport no_such_module", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module' ("),
+        ("\nimport no_such_module", "/site/orlop_bad.py:2)"),
+        ("plugin = (", "cannot be imported: SyntaxError: '(' was never closed (orlop_bad.py, line 1)"),
         ("raise SystemExit(3)", "cannot be imported"),
         ("plugin = 3", "is a int, not a registration"),
         (PLUGIN.format(id="other", sentinel="/dev/null"), "entry point and id must agree"),
@@ -87,7 +89,9 @@ async def test_broken_distributions_are_failures_with_a_name(
     assert status.origin.startswith("orlop_bad 1.2")
 
 
-async def test_two_distributions_with_one_id_are_both_refused(tmp_path: Path, site: Path) -> None:
+async def test_two_distributions_with_one_id_are_both_refused(
+    tmp_path: Path, site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("orlop_left", "orlop_right"):
         install(site, name, f"same = {name}:plugin", PLUGIN.format(id="same", sentinel="/dev/null"))
     async with kernel(tmp_path, site, "same") as running:
@@ -96,6 +100,28 @@ async def test_two_distributions_with_one_id_are_both_refused(tmp_path: Path, si
     assert "orlop_left" in status.reason
     assert "orlop_right" in status.reason
     assert "plugin_modules" in status.reason
+    assert [record.name for record in caplog.records if "declared twice" in record.getMessage()] == ["orlop.registry"]
+
+
+@pytest.mark.parametrize(
+    ("group", "hint"),
+    [
+        ("orlop.hooks.v1", '; write "orlop.hook.v1"'),
+        ("orlop.stream-processor.v1", '; write "orlop.stream_processor.v1"'),
+        ("orlop.unheard_of_things.v9", "no installed plugin type has it"),
+    ],
+)
+async def test_groups_that_no_type_has_are_told(
+    tmp_path: Path, site: Path, group: str, hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(site, "orlop_astray", "x = orlop_astray:plugin", "")
+    points = site / "orlop_astray-1.2.dist-info/entry_points.txt"
+    points.write_text(points.read_text().replace("orlop.hook.v1", group))
+    async with kernel(tmp_path, site, "x"):
+        pass
+    (told,) = [record.getMessage() for record in caplog.records if "orlop_astray" in record.getMessage()]
+    assert told.startswith(f'entry-point group "{group}" (orlop_astray 1.2, entry point x = orlop_astray:plugin): ')
+    assert told.endswith(hint)
 
 
 async def test_plugin_modules_choose_between_them(tmp_path: Path, site: Path) -> None:

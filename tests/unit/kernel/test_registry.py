@@ -233,7 +233,7 @@ async def test_required_plugins_must_work_and_the_rest_is_closed(tmp_path: Path)
     running = kernel(tmp_path, *parts, required_plugins=["org.example.greeter.v1.b", "org.example.greeter.v1.zz"])
     with pytest.raises(InitError) as caught:
         await running.start()
-    assert "org.example.greeter.v1.b is required, but failed: bad luck" in str(caught.value)
+    assert "org.example.greeter.v1.b is required, but failed: ValueError: bad luck (" in str(caught.value)
     assert "org.example.greeter.v1.zz is required, but not installed" in str(caught.value)
     assert log == ["close a"]
 

@@ -109,7 +109,10 @@ def named(plugins: Sequence[Shown], name: str) -> Shown:
         return found[0]
     if found:
         raise NotFound(f'plugin "{name}": several have this id; say which: {", ".join(each.uri for each in found)}')
-    raise NotFound(f'plugin "{name}": the daemon has none; orlop plugins ls lists those it has')
+    raise NotFound(
+        f'plugin "{name}": the daemon has none; orlop plugins ls lists those it has, and orlop config reload brings up '
+        "those that were installed meanwhile"
+    )
 
 
 def needs(plugin: Shown, plugins: Sequence[Shown]) -> list[Shown]:

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
 import random
+import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.ctr import Ctr, environment
@@ -43,7 +48,8 @@ SCHEDULER = f"{P}gc.v1.scheduler"
 def daemon() -> Iterator[Daemon]:
     with short_directory() as base:
         (base / "conf.d").mkdir()
-        with Daemon(base, ORLOPD, top='imports = ["conf.d/*.toml"]\n') as daemon:
+        debug = f'[debug]\naddress = "{base}/debug.sock"\n'
+        with Daemon(base, ORLOPD, top='imports = ["conf.d/*.toml"]\n', tables=debug) as daemon:
             yield daemon
 
 
@@ -63,6 +69,7 @@ class Load:
         self.stop = False
         self.failures: list[str] = []
         self.runs = self.calls = 0
+        self.operations: Counter[str] = Counter()
 
     async def run_containers(self, name: str) -> None:
         while not self.stop:
@@ -96,33 +103,38 @@ class Load:
         connection = GrpcConnection(str(self.daemon.address))
         try:
             admin = Stub(await connection.open(), "orlop.plugins.v1.Plugins")
+
+            async def act(method: str, request: Any) -> None:
+                await getattr(admin, method)(request)
+                self.operations[method] += 1
+
             for number in range(operations):
                 uri = chance.choice(UNRELATED)
                 match chance.randrange(6):
                     case 0 if not far:
                         table = f'type = "snapshot"\naddress = "{self.daemon.base}/far.sock"'
-                        await admin.Add(pb.AddRequest(proxy=FAR, config=table))
+                        await act("Add", pb.AddRequest(proxy=FAR, config=table))
                         far = True
                     case 0:
-                        await admin.Remove(pb.RemoveRequest(uri=f"{P}snapshotter.v1.{FAR}"))
+                        await act("Remove", pb.RemoveRequest(uri=f"{P}snapshotter.v1.{FAR}"))
                         far = False
                     case 1 if uri not in off:
-                        await admin.Reload(pb.ReloadRequest(uri=uri))
+                        await act("Reload", pb.ReloadRequest(uri=uri))
                     case 2:
                         share = chance.choice((0.1, 0.2, 0.3))
                         file = self.daemon.base / "conf.d" / "a.toml"
                         file.write_text(f'version = 2\n[plugins."{SCHEDULER}"]\npause_threshold = {share}\n')
-                        await admin.ReloadConfig(pb.ReloadConfigRequest(dry_run=number % 3 == 0))
+                        await act("ReloadConfig", pb.ReloadConfigRequest(dry_run=number % 3 == 0))
                     case _ if uri in off:
-                        await admin.Enable(pb.EnableRequest(uri=uri))
+                        await act("Enable", pb.EnableRequest(uri=uri))
                         off.discard(uri)
                     case _:
-                        await admin.Disable(pb.DisableRequest(uri=uri))
+                        await act("Disable", pb.DisableRequest(uri=uri))
                         off.add(uri)
             for uri in off:
-                await admin.Enable(pb.EnableRequest(uri=uri))
+                await act("Enable", pb.EnableRequest(uri=uri))
             if far:
-                await admin.Remove(pb.RemoveRequest(uri=f"{P}snapshotter.v1.{FAR}"))
+                await act("Remove", pb.RemoveRequest(uri=f"{P}snapshotter.v1.{FAR}"))
         finally:
             await connection.close()
 
@@ -135,21 +147,28 @@ class Load:
                 group.create_task(self.run_containers(f"{name}{uuid.uuid4().hex[:6]}"))
             group.create_task(self.make_calls())
             try:
-                while True:
-                    await self.change(operations, seed=operations)
+                for seed in itertools.count(operations):
+                    await self.change(operations, seed)
                     if time.monotonic() >= until:
                         break
             finally:
                 self.stop = True
 
 
-def resources(pid: int) -> dict[str, int]:
-    """Descriptors, threads and resident KiB of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
+def resources(daemon: Daemon) -> dict[str, int]:
+    """Descriptors, threads, asyncio tasks and resident KiB of a daemon."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
     fields = {line.partition(":")[0]: line.split()[1] for line in status.splitlines() if len(line.split()) > 1}
+    with socket.socket(socket.AF_UNIX) as debug:
+        debug.settimeout(30)
+        debug.connect(f"{daemon.base}/debug.sock")
+        debug.sendall(b"GET /debug/vars HTTP/1.1\r\nHost: debug\r\nConnection: close\r\n\r\n")
+        with debug.makefile("rb") as answer:
+            _, _, body = answer.read().partition(b"\r\n\r\n")
     return {
-        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "descriptors": len(os.listdir(f"/proc/{daemon.pid}/fd")),
         "threads": int(fields["Threads"]),
+        "tasks": int(json.loads(body)["tasks"]),
         "memory": int(fields["VmRSS"]),
     }
 
@@ -158,16 +177,20 @@ def check(daemon: Daemon, ctr: Ctr, operations: int, seconds: float) -> None:
     load = Load(daemon, ctr)
     # Once to fill every pool and cache; then nothing may grow any more.
     asyncio.run(load.work(operations // 4, seconds / 4))
-    before = resources(daemon.pid)
+    before = resources(daemon)
+    load.operations.clear()
     asyncio.run(load.work(operations, seconds))
-    after = resources(daemon.pid)
-    print(f"{load.runs} containers, {load.calls} calls; before {before}, after {after}; {len(load.failures)} failed")
+    after = resources(daemon)
+    print(f"{load.runs} containers, {load.calls} calls, {dict(load.operations)}; {len(load.failures)} failed")
+    print(f"before {before}, after {after}")
     assert load.failures == []
     assert load.runs > 2
     assert load.calls > 10
+    assert load.operations.total() >= operations
     assert after["descriptors"] <= before["descriptors"] + 8, (before, after)
     # The pool for blocking calls grows to its 16 threads as they happen to come at once, and no further.
     assert after["threads"] <= before["threads"] + 16, (before, after)
+    assert after["tasks"] <= before["tasks"] + 8, (before, after)
     assert after["memory"] <= before["memory"] + 24 * 1024, (before, after)
     assert ctr.ok("tasks", "ls", "-q") == ""
     assert ctr.ok("containers", "ls", "-q") == ""

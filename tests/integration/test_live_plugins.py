@@ -234,6 +234,10 @@ def test_saved_changes_outlive_the_daemon(daemon: Daemon, orlop: Orlop) -> None:
     settings = daemon.base / "scheduler.toml"
     settings.write_text("pause_threshold = 0.4  # because\n")
     orlop.ok("plugins", "reload", SCHEDULER, "--config", str(settings), "--save")
+    # What somebody notes in that file stays there as well.
+    drop_in = daemon.base / DROP_IN
+    noted = drop_in.read_text().replace("pause_threshold = 0.4", "pause_threshold = 0.4  # as measured")
+    drop_in.write_text(f"{noted}\n# until the upgrade\n")
     assert "nothing changed" in orlop.ok("config", "reload")
     before = {f"{row['type']}.{row['id']}": row["state"] for row in orlop.json("plugins", "ls")}
     daemon.restart()
@@ -246,6 +250,8 @@ def test_saved_changes_outlive_the_daemon(daemon: Daemon, orlop: Orlop) -> None:
     assert state(orlop, NATIVE)["state"] == "ok"
     assert state(orlop, f"{P}grpc.v1.nothing")["state"] == "absent"
     assert daemon.config.read_text() == main
+    assert "pause_threshold = 0.4  # as measured\n" in drop_in.read_text()
+    assert "\n# until the upgrade\n" in drop_in.read_text()
 
 
 def test_saving_needs_a_place(short_tmp: Path) -> None:

@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -46,10 +47,12 @@ def rootfs() -> Path:
     return path
 
 
-def record(id: str, namespace: str, runtime: str, shim: str) -> containers_pb2.Container:
-    """A container record that runs ``true``."""
+def record(
+    id: str, namespace: str, runtime: str, shim: str, args: Sequence[str] = ("/bin/true",)
+) -> containers_pb2.Container:
+    """A container record that runs ``true``, or something else."""
     spec = default_spec(id, namespace)
-    spec["process"]["args"] = ["/bin/true"]
+    spec["process"]["args"] = list(args)
     container = containers_pb2.Container(id=id)
     container.runtime.name = shim
     options = oci_pb2.Options(binary_name=runtime)

@@ -39,18 +39,19 @@ def usable() -> str:
 
 
 class Journal:
-    """Below *base*, which has to be short enough for sockets."""
+    """Below *base*, which has to be short enough for sockets. *config* is for more lines of its config."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, config: str = "") -> None:
         self._run = base / "run"
         self.socket = self._run / "systemd/journal/socket"
+        self._config = CONFIG + config
         self._marks = 0
 
     def __enter__(self) -> Self:
         assert JOURNALD is not None
         config = self._run / "systemd/journald.conf.d"
         config.mkdir(parents=True)
-        (config / "test.conf").write_text(CONFIG)
+        (config / "test.conf").write_text(self._config)
         self._process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sh", str(self._run), str(JOURNALD)],
             stdin=subprocess.DEVNULL,
@@ -80,6 +81,10 @@ class Journal:
         self._send(f"MESSAGE=mark\nTEST_MARK={mark}\n".encode())
         eventually(lambda: bool(self._read(TEST_MARK=mark)), "journald does not get to the end", PATIENCE)
         return list(export(self._read(**fields)))
+
+    def has(self, **fields: str) -> bool:
+        """Whether there is such an entry now."""
+        return bool(self._read(**fields))
 
     def _read(self, **fields: str) -> bytes:
         wanted = [f"{name}={value}" for name, value in fields.items()]

@@ -6,20 +6,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import selectors
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
+from orlop_sdk.logs.lines import Piece, copy
 
-_CHUNK: Final = 64 << 10
 # A longer line becomes several entries, of which only the last ends with a newline: readers join them by that.
 _LONGEST: Final = 16 << 10
 _SIZE: Final = re.compile(r"(-?\d+)\s*([kmg]?)i?b?", re.IGNORECASE)
+_quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -42,7 +43,7 @@ class JsonFileDriver:
         file = RotatingFile(*self._open_args(uri, options))
         try:
             streams.ready()
-            copy(streams, file)
+            copy(streams, _LONGEST, partial(_put, file))
         finally:
             file.close()
 
@@ -71,19 +72,26 @@ class RotatingFile:
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
 
-    def write(self, entry: bytes) -> None:
-        """Append one entry whole, in the current file or a new one."""
-        if self._most and self._size and self._size + len(entry) > self._most:
-            self._rotate()
-        view = memoryview(entry)
-        while view:
-            written = os.write(self._fd, view)
-            view = view[written:]
-        self._size += len(entry)
+    def write(self, entries: Sequence[bytes]) -> None:
+        """Append entries, each whole, in the current file or a new one."""
+        size = sum(map(len, entries))
+        if not self._most or self._size + size <= self._most:
+            self._append(b"".join(entries), size)
+            return
+        for entry in entries:
+            if self._size and self._size + len(entry) > self._most:
+                self._rotate()
+            self._append(entry, len(entry))
 
     def close(self) -> None:
         """Close the file. May be called once."""
         os.close(self._fd)
+
+    def _append(self, text: bytes, size: int) -> None:
+        view = memoryview(text)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._size += size
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -102,57 +110,14 @@ class RotatingFile:
         self._fd = self._open()
 
 
-class Lines:
-    """Cuts what one stream says into entries, a line each."""
-
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The entries that are complete now."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        entries = []
-        for line in lines:
-            entries.extend(self._pieces(line + b"\n"))
-        while len(self._rest) > _LONGEST:
-            cut = _cut(self._rest, _LONGEST)
-            entries.append(self._entry(self._rest[:cut]))
-            self._rest = self._rest[cut:]
-        return entries
-
-    def end(self) -> list[bytes]:
-        """The last entry, if the stream did not end with a newline."""
-        rest, self._rest = self._rest, b""
-        return [self._entry(rest)] if rest else []
-
-    def _pieces(self, line: bytes) -> list[bytes]:
-        pieces = []
-        while len(line) > _LONGEST + 1:
-            cut = _cut(line, _LONGEST)
-            pieces.append(self._entry(line[:cut]))
-            line = line[cut:]
-        return [*pieces, self._entry(line)]
-
-    def _entry(self, text: bytes) -> bytes:
-        entry = {"log": text.decode(errors="replace"), "stream": self._stream, "time": timestamp(time.time_ns())}
-        return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def copy(streams: LogStreams, file: RotatingFile) -> None:
-    """Copy both streams until they have ended."""
-    # poll(2) takes any kind of file, unlike epoll(7).
-    with selectors.PollSelector() as selector:
-        for fd, name in ((streams.stdout, "stdout"), (streams.stderr, "stderr")):
-            selector.register(fd, selectors.EVENT_READ, Lines(name))
-        while selector.get_map():
-            for key, _ in selector.select():
-                lines: Lines = key.data
-                data = os.read(key.fd, _CHUNK)
-                for entry in lines.feed(data) if data else lines.end():
-                    file.write(entry)
-                if not data:
-                    selector.unregister(key.fd)
+def entries_of(stream: str, pieces: Sequence[Piece], nanoseconds: int) -> list[bytes]:
+    """The entries of pieces of lines that were read at a time since the epoch."""
+    rest = f',"stream":"{stream}","time":"{timestamp(nanoseconds)}"}}\n'
+    entries = []
+    for text, ended in pieces:
+        words = text.decode(errors="replace")
+        entries.append(f'{{"log":{_quoted(words + chr(10) if ended else words)}{rest}'.encode())
+    return entries
 
 
 def parse_size(text: str) -> int:
@@ -170,12 +135,8 @@ def timestamp(nanoseconds: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
-def _cut(text: bytes, most: int) -> int:
-    """Where to cut so that no character is: UTF-8 continues with bytes of the form 10xxxxxx."""
-    for cut in range(most, most - 4, -1):
-        if text[cut] & 0xC0 != 0x80:
-            return cut
-    return most
+def _put(file: RotatingFile, stream: str, pieces: Sequence[Piece]) -> None:
+    file.write(entries_of(stream, pieces, time.time_ns()))
 
 
 _: type[LogDriver] = JsonFileDriver

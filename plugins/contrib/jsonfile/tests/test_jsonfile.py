@@ -13,7 +13,7 @@ import pytest
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver
-from orlop_jsonfile.driver import JsonFileDriver, Lines, RotatingFile, parse_size, timestamp
+from orlop_jsonfile.driver import JsonFileDriver, RotatingFile, parse_size, timestamp
 from orlop_sdk.testing.log import LogDriverSuite, LogRun
 
 
@@ -72,8 +72,8 @@ def test_rotates_before_a_file_grows_too_large(tmp_path: Path) -> None:
 
 def test_a_single_file_is_emptied(tmp_path: Path) -> None:
     file = RotatingFile(tmp_path / "log", 10, 1)
-    file.write(b"12345678\n")
-    file.write(b"abc\n")
+    file.write([b"12345678\n"])
+    file.write([b"abc\n"])
     file.close()
     assert (tmp_path / "log").read_bytes() == b"abc\n"
 
@@ -87,13 +87,25 @@ def test_appends_to_what_is_there(tmp_path: Path) -> None:
     assert [entry["log"] for entry in entries(tmp_path / "log")] == ["one\n", "two\n"]
 
 
-def test_a_long_line_is_split_where_no_character_is() -> None:
-    lines = Lines("stdout")
+def test_a_long_line_is_split_where_no_character_is(tmp_path: Path) -> None:
+    run = LogRun(JsonFileDriver(), f"json-file://{tmp_path}/log")
+    run.wait_ready()
     text = "x" + "é" * 20_000
-    found = [json.loads(entry)["log"] for entry in [*lines.feed(text.encode()), *lines.feed(b"\n")]]
+    run.write("stdout", text.encode() + b"\n")
+    run.end()
+    found = [entry["log"] for entry in entries(tmp_path / "log")]
     assert "".join(found) == text + "\n"
     assert [piece.endswith("\n") for piece in found] == [False] * (len(found) - 1) + [True]
     assert all(len(piece.encode()) <= (16 << 10) + 1 for piece in found)
+
+
+def test_many_entries_at_once_rotate_as_single_ones_do(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", 10, 3)
+    file.write([b"12345678\n", b"a\n", b"b\n", b"a longer one\n", b"c\n"])
+    file.close()
+    assert (tmp_path / "log.2").read_bytes() == b"a\nb\n"
+    assert (tmp_path / "log.1").read_bytes() == b"a longer one\n"
+    assert (tmp_path / "log").read_bytes() == b"c\n"
 
 
 @pytest.mark.parametrize(("text", "size"), [("-1", 0), ("5", 5), ("2k", 2048), ("10m", 10 << 20), ("1GB", 1 << 30)])

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orlop_sdk.ttrpc import frames
-from orlop_shim.loop import Lock, Loop, Promise
+from orlop_shim.loop import READ, Lock, Loop, Promise
 from orlop_shim.messages import EVENTS, FORWARD, REQUEST
 from orlop_shim.publisher import QUEUE, Publisher
 from orlop_shim.pump import Pump
+from orlop_shim.relief import Losses
 from orlop_shim.text_log import Log
 
 
@@ -96,6 +100,67 @@ def test_a_pump_copies_to_a_file_and_a_pipe(tmp_path: Path) -> None:
         assert (path.read_bytes() if append else os.read(taken, 1 << 16)) == b"x" * 30000
         if taken >= 0:
             os.close(taken)
+
+
+def test_a_pump_drops_what_a_full_disk_refuses(tmp_path: Path) -> None:
+    """The limit of a file's size stands for the disk: the write that reaches it takes a part, the next one fails."""
+    loop = Loop()
+    failures: list[BaseException] = []
+    loop.on_error = failures.append
+    read, write = os.pipe2(os.O_CLOEXEC)
+    path = tmp_path / "out"
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    losses = Losses(Log(), "it")
+    pump = Pump(loop, read, target, losses)
+
+    async def work() -> None:
+        os.write(write, b"x" * 30000)
+        await loop.sleep(0.1)
+        os.write(write, b"y" * 30000)
+        os.close(write)
+        await pump.done
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))
+    try:
+        run(loop, work())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"x" * 10000
+    assert losses.count == 50000
+    assert failures == []
+
+
+def test_a_callback_that_fails_is_told_and_not_called_again() -> None:
+    loop = Loop()
+    told: list[BaseException] = []
+    loop.on_error = told.append
+    read, write = os.pipe2(os.O_CLOEXEC)
+
+    def fail(_: int) -> None:
+        raise RuntimeError("handler")
+
+    def late() -> None:
+        raise RuntimeError("timer")
+
+    async def work() -> None:
+        await loop.sleep(0.1)
+
+    loop.watch(read, READ, fail)
+    loop.later(0.01, late)
+    os.write(write, b"x")
+    run(loop, work())
+    assert sorted(map(str, told)) == ["handler", "timer"]
+    os.close(read)
+    os.close(write)
+
+
+def test_a_plain_file_is_not_watched(tmp_path: Path) -> None:
+    loop = Loop()
+    with (tmp_path / "file").open("wb") as file:
+        with pytest.raises(PermissionError):
+            loop.watch(file.fileno(), READ, print)
+        loop.unwatch(file.fileno())
 
 
 def receive(listener: socket.socket, count: int) -> list[str]:

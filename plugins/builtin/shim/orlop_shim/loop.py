@@ -14,6 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Final
 
 READ: Final = select.EPOLLIN
@@ -111,13 +112,15 @@ class Loop:
         return self._epoll
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
-        """Call back with the events of a descriptor. Watching it again changes what for."""
-        known = fd in self._handlers
-        self._handlers[fd] = callback
-        if known:
+        """Call back with the events of a descriptor. Watching it again changes what for.
+
+        Raises `PermissionError` for a plain file, which is always ready; it is not watched then.
+        """
+        if fd in self._handlers:
             self.epoll.modify(fd, events)
         else:
             self.epoll.register(fd, events)
+        self._handlers[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """Call back no more. Nothing happens for a descriptor that is not watched; call it before closing."""
@@ -174,16 +177,25 @@ class Loop:
         self._stopped = True
 
     def run(self) -> None:
-        """Take turns until stopped."""
+        """Take turns until stopped. `on_error` hears of callbacks that fail; the others go on."""
         while not self._stopped:
             for fd, events in self.epoll.poll(self._patience()):
                 # A callback before this one may have stopped watching.
                 handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler(events)
+                if handler is not None and not self._succeeds(partial(handler, events)):
+                    # It would be called for the same again, at once.
+                    self.unwatch(fd)
             self._run_timers()
             for _ in range(len(self._ready)):
-                self._ready.popleft()()
+                self._succeeds(self._ready.popleft())
+
+    def _succeeds(self, callback: Callable[[], None]) -> bool:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001 - one fault must not take all containers of the process along
+            self.on_error(error)
+            return False
+        return True
 
     def _receive_signals(self) -> None:
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -205,12 +217,12 @@ class Loop:
         while self._timers and self._timers[0].at <= now:
             callback = heapq.heappop(self._timers).callback
             if callback is not None:
-                callback()
+                self._succeeds(callback)
 
     def _signalled(self, fd: int) -> None:
         for number in set(os.read(fd, 512)):
             if number in self._signals:
-                self._signals[number]()
+                self._succeeds(self._signals[number])
 
     def _step(self, work: Coroutine[Promise, None, Any], done: Promise) -> None:
         try:

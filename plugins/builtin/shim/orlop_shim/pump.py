@@ -77,11 +77,10 @@ class Pump:
                 return 1
             if not self._rest:
                 return 0
-        written = os.write(self._target, self._rest)
-        self._rest = self._rest[written:]
-        if self._rest:
-            raise BlockingIOError
-        return written
+        # Until the target says why it takes no more: it is full for now, or its disk is.
+        while self._rest:
+            self._rest = self._rest[os.write(self._target, self._rest) :]
+        return 1
 
     def _dropped(self, losses: Losses, error: OSError) -> bool:
         """Drop what the target refused; whether there was anything, for else the source is what failed."""

@@ -31,24 +31,24 @@ Sign = Callable[[], object]
 
 
 class Losses:
-    """How much output of one process was dropped."""
+    """How much output of one process was dropped: *count* bytes since it was told last."""
 
     def __init__(self, log: Log, whose: str) -> None:
         self._log = log
         self._whose = whose
-        self._count = 0
+        self.count = 0
 
     def add(self, count: int, why: str) -> None:
         """Count bytes. The first are told at once."""
-        if not self._count:
+        if not self.count:
             self._log.warning(f"{self._whose}: its output is being dropped: {why}")
-        self._count += count
+        self.count += count
 
     def tell(self) -> None:
         """Say how many bytes were dropped since this was called last, if any were."""
-        if self._count:
-            self._log.warning(f"{self._whose}: {self._count} bytes of its output were dropped")
-            self._count = 0
+        if self.count:
+            self._log.warning(f"{self._whose}: {self.count} bytes of its output were dropped")
+            self.count = 0
 
 
 class Relief:

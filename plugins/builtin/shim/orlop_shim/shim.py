@@ -34,7 +34,7 @@ class Shim:
     def __init__(self) -> None:
         self._log = Log()
         self._loop = Loop()
-        self._loop.on_error = lambda error: self._log.error(f"{type(error).__name__}: {error}")
+        self._loop.on_error = self._note
         self._children = Children(self._loop)
         self._publisher = Publisher(self._loop, self._log)
         self._around = Surroundings(self._loop, self._children, self._publisher, self._log)
@@ -44,6 +44,13 @@ class Shim:
         self._path = ""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._loop.stop)
+
+    def _note(self, error: BaseException) -> None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"
+        self._log.error(f"{where}: {type(error).__name__}: {error}")
 
     def serve(self, request: Request, listener: socket.socket) -> None:
         """Serve at a socket; returns when it has been told to go.

@@ -27,11 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from orlop.errors import AlreadyExists, FailedPrecondition, Unavailable
+from orlop.errors import AlreadyExists, FailedPrecondition, ResourceExhausted, Unavailable
 from orlop.interfaces.runtime import ShimAddress
 from orlop_runtime.bootstrap import from_json, to_json
 from orlop_sdk.linux.mount import mount_points, unmount_all
 
+#: The numbers of errors that tell of a full disk.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 BINARY_FILE: Final = "shim-binary-path"
 _BOOTSTRAP_FILE: Final = "bootstrap.json"
 _ADDRESS_FILE: Final = "address"
@@ -55,7 +57,7 @@ class Bundle:
     def create(self, spec: bytes) -> None:
         """Make the directories and write the spec; nothing is left behind on failure.
 
-        Raises `AlreadyExists` when the bundle is there.
+        Raises `AlreadyExists` when the bundle is there, `ResourceExhausted` on a full disk.
         """
         self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         try:
@@ -64,8 +66,10 @@ class Bundle:
             raise AlreadyExists(f'task "{self.id}": its bundle {self.path} exists') from error
         try:
             self._fill(spec)
-        except BaseException:
+        except BaseException as error:
             self.remove()
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise self.full(error) from error
             raise
 
     def save(self, address: ShimAddress, runtime: str, sandbox: str = "") -> None:
@@ -91,6 +95,10 @@ class Bundle:
             runtime or _read(self.path / BINARY_FILE).decode(errors="replace").strip(),
             _read(self.path / _SANDBOX_FILE).decode(errors="replace").strip(),
         )
+
+    def full(self, error: OSError) -> ResourceExhausted:
+        """What to raise for an error of `FULL`."""
+        return ResourceExhausted(f'task "{self.id}": its bundle {self.path}: {error.strerror}; free disk space')
 
     def set_aside(self) -> None:
         """Free the id: rename the directories, for `remove` to delete."""

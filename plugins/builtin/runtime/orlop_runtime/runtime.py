@@ -34,7 +34,7 @@ from orlop.interfaces.runtime import (
     TaskRequest,
 )
 from orlop.values import AnyMessage, Exit, now
-from orlop_runtime.bundle import Bundle
+from orlop_runtime.bundle import FULL, Bundle
 from orlop_runtime.mounts import RootMounts
 from orlop_runtime.shim import Announce, Key, Shim, ShimClosed, Shims, remove_dead_socket, unannounced
 from orlop_runtime.task import Keep, ShimTask
@@ -187,8 +187,10 @@ class TaskRuntime:
                 await saving
             if not shim.is_open:
                 raise ShimClosed(f'task "{key[1]}": its shim ended right after it was created')
-        except BaseException:
+        except BaseException as error:
             await self._undo(keep, key, shim)
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise bundle.full(error) from error
             raise
         return self.add(keep, shim, answer.pid)
 

@@ -176,14 +176,15 @@ class Container:
             path = os.path.join(self.bundle, f".{process.exec_id}")
             # A log of its own, so that of two that fail at once each gets its own reason.
             runtime = Runtime(self._around.children, self._runtime.settings, f"{path}.log")
-            files.write(f"{path}.json", self._specs[process.exec_id])
             try:
+                files.write(f"{path}.json", self._specs[process.exec_id])
                 await self._bring_up(process, runtime, ["exec", "--process", f"{path}.json", "--detach"], "exec")
             except BaseException:
                 process.streams.close()
                 raise
             finally:
-                for name in (f"{path}.json", f"{path}.log"):
+                # The last one is where a runtime prepares the file with the pid, and leaves it on a full disk.
+                for name in (f"{path}.json", f"{path}.log", f"{path}.pid"):
                     with suppress(FileNotFoundError):
                         os.unlink(name)
             process.status = RUNNING

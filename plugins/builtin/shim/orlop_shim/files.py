@@ -39,6 +39,10 @@ def write(path: str, data: bytes, mode: int = 0o600) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
+    except OSError as error:
+        # Of a descriptor the kernel does not say which file it is.
+        error.filename = path
+        raise
     finally:
         os.close(fd)
 

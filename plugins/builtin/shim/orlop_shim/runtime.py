@@ -18,6 +18,8 @@ DEFAULT_BINARY: Final = "runc"
 DEFAULT_ROOT: Final = "/run/containerd/runc"
 # More of a runtime's log is not looked at for the reason of a failure.
 _MOST_LOG: Final = 64 << 10
+# Bytes on a disk below which a program is thought to have failed for want of them, if it does not say why it did.
+_LITTLE_ROOM: Final = 64 << 10
 
 
 class Settings(NamedTuple):
@@ -121,10 +123,21 @@ class Runtime:
                     reason = str(entry["msg"])
         if not reason:
             reason = done.output.decode(errors="replace").strip()
-        return reason.strip() or f"{name} did not terminate successfully: exit status {done.status}"
+        return reason.strip() or (
+            f"{name} did not terminate successfully: exit status {done.status}{_want_of_room(self._log_file)}"
+        )
 
     def _read_log(self, mark: int) -> bytes:
         return files.read_or_nothing(self._log_file)[mark:]
+
+
+def _want_of_room(path: str) -> str:
+    """What to add where a file has no reason in it, since it had no room for one."""
+    with suppress(OSError):
+        found = os.statvfs(os.path.dirname(path))
+        if found.f_bavail * found.f_frsize < _LITTLE_ROOM:
+            return f": no space left on device, not even for a reason in {path}"
+    return ""
 
 
 def create_flags(options: Values) -> Sequence[str]:

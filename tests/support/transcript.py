@@ -31,6 +31,7 @@ CLASSES = (
 )
 # Some clients do not translate codes into those words.
 CODES = {"NotFound": "not found", "InvalidArgument": "invalid argument", "Unimplemented": "not implemented"}
+DISPLAY = r'level=error msg="(failed to get content info|active check failed)"'
 GENERAL: tuple[tuple[str, str], ...] = (
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
     (r"ERR[O]\[\d+\] resize pty.*", ""),  # a process that ended before its terminal was given its size
@@ -161,9 +162,10 @@ class Recorder:
         lines = result.out.splitlines() if out else []
         for line in lines if ordered else sorted(lines):
             self.note(f"  {line}", hide)
-        # A client that succeeds may still complain of its own progress display: that counts as output.
+        # A client may complain of its own progress display, also when it fails: that counts as output.
         for line in result.err.splitlines() if out or result.code else ():
-            self._error(line, result.args)
+            if out or not re.search(DISPLAY, line):
+                self._error(line, result.args)
         self.note(f"= {result.code}")
 
     def note(self, line: str, hide: Hide = ()) -> None:

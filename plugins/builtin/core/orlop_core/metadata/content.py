@@ -83,8 +83,8 @@ class NamespacedContent:
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[ContentInfo]:
         ns, _ = graph.call_scope()
         query = Query(filters, name="digest")
-        async for rows in query.pages(self._database, _SELECT, (ns,)):
-            for info in query.matching(map(_info, rows), _fields):
+        async for page in query.pages(self._database, _SELECT, (ns,), _info):
+            for info in query.matching(page, _fields):
                 yield info
 
     async def delete(self, digest: str) -> None:

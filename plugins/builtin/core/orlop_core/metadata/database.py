@@ -33,9 +33,8 @@ Connection = sqlite3.Connection
 
 _BLOCK: Final = 1024
 _WAL_LIMIT: Final = 64 << 20
-#: Pages that connections keep for themselves (KiB). Readers are several, and the kernel has the pages anyway.
-_WRITER_CACHE: Final = 16384
-_READER_CACHE: Final = 4096
+#: Pages that a connection keeps for itself, at most (KiB): most of those that the list of 100,000 blobs jumps about in.
+_CACHE: Final = 16384
 _RETRY: Final = 0.05
 _COMPLAIN: Final = 10.0
 _CLOSED: Final = "metadata: the store is closed"
@@ -90,7 +89,7 @@ class Database:
         self._local = threading.local()
         self._readers: list[Connection] = []
         self._readers_lock = threading.Lock()
-        self._writer = _connect(path, _WRITER_CACHE)
+        self._writer = _connect(path)
         with _translated():
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
@@ -183,7 +182,7 @@ class Database:
         os.close(self._lock)
 
     def _reader(self) -> Connection:
-        connection = _connect(self._path, _READER_CACHE)
+        connection = _connect(self._path)
         connection.execute("PRAGMA query_only = ON")
         with self._readers_lock:
             self._readers.append(connection)
@@ -269,13 +268,13 @@ def _translate(error: sqlite3.Error) -> OrlopError:
     return Internal(f"metadata: {error} ({name or type(error).__name__})")
 
 
-def _connect(path: Path, cache: int) -> Connection:
+def _connect(path: Path) -> Connection:
     with _translated():
         connection = sqlite3.connect(
             path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=512
         )
         connection.execute("PRAGMA busy_timeout = 10000")
-        connection.execute(f"PRAGMA cache_size = -{cache}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 

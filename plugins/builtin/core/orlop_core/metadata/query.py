@@ -18,11 +18,14 @@ from orlop_sdk.filters import Filter, Operator, Selector, fields, parse
 T = TypeVar("T")
 
 #: Rows that are read at once.
-PAGE: Final = 256
+PAGE: Final = 512
 
 
 class Query:
-    """Parsed filters over nodes.
+    """Parsed filters over nodes with records, to narrow statements that join the two.
+
+    Those statements need not ask whether a node is present, which its index does not tell: only present ones have a
+    record.
 
     *name* is the field that is the node's name, *columns* are others kept in SQL, and *always* are those that are
     there even when they are empty.
@@ -54,7 +57,7 @@ class Query:
 
         All of it happens in a thread: turning thousands of rows into records would keep the loop from everything else.
         """
-        statement = f"{select} AND n.present AND {self._where} ORDER BY n.name"
+        statement = f"{select} AND {self._where} ORDER BY n.name"
 
         def read(db: sqlite3.Connection) -> list[T]:
             rows = db.execute(statement, (*parameters, *self._parameters))
@@ -63,32 +66,33 @@ class Query:
         return await database.read(read)
 
     async def pages(
-        self, database: Database, select: str, parameters: Sequence[object]
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """The rows of a statement over ``node n`` (its id and name first) that may match, in order of name, by pages.
+        self, database: Database, select: str, parameters: Sequence[object], make: Callable[[Any], T]
+    ) -> AsyncIterator[list[T]]:
+        """What may match, by pages in order of name, made of rows of a statement over ``node n``, its id and name first.
 
         Nobody holds more than a page, nor a transaction while a slow reader makes up its mind. What comes or goes
         meanwhile may be there or not.
         """
         if self._where == "1":
-            statement, last = f"{select} AND n.present AND n.name > ? ORDER BY n.name LIMIT {PAGE}", ""
-            while rows := await database.read(_fetch(statement, (*parameters, last))):
-                yield rows
-                last = rows[-1][1]
-                if len(rows) < PAGE:
+            statement, last = f"{select} AND n.name > ? ORDER BY n.name LIMIT {PAGE}", ""
+            while True:
+                records, last = await database.read(_fetch(statement, (*parameters, last), make))
+                if records:
+                    yield records
+                if len(records) < PAGE:
                     return
-            return
         # An index tells which rows may match; the order is the name's, so their numbers have to be known first.
-        statement = f"{select} AND n.present AND {self._where} ORDER BY n.name"
+        statement = f"{select} AND {self._where} ORDER BY n.name"
         numbers = await database.read(
             lambda db: [row[0] for row in db.execute(statement, (*parameters, *self._parameters))]
         )
         # The plus keeps SQLite from going through the whole namespace for each page.
         statement = select.replace(" n.ns = ", " +n.ns = ")
-        statement += " AND n.present AND n.id IN (SELECT value FROM json_each(?)) ORDER BY n.name"
+        statement += " AND n.id IN (SELECT value FROM json_each(?)) ORDER BY n.name"
         for start in range(0, len(numbers), PAGE):
             page = json.dumps(numbers[start : start + PAGE])
-            yield await database.read(_fetch(statement, (*parameters, page)))
+            records, _ = await database.read(_fetch(statement, (*parameters, page), make))
+            yield records
 
     def matching(
         self, records: Iterable[T], describe: Callable[[T], Mapping[str, str | Mapping[str, str]]]
@@ -126,5 +130,13 @@ class Query:
         return f"{column} = ?", (selector.value,)
 
 
-def _fetch(statement: str, parameters: Sequence[object]) -> Callable[[sqlite3.Connection], list[tuple[Any, ...]]]:
-    return lambda db: db.execute(statement, parameters).fetchall()
+def _fetch(
+    statement: str, parameters: Sequence[object], make: Callable[[Any], T]
+) -> Callable[[sqlite3.Connection], tuple[list[T], str]]:
+    """A read of records, and of the last one's name."""
+
+    def read(db: sqlite3.Connection) -> tuple[list[T], str]:
+        rows = db.execute(statement, parameters).fetchall()
+        return [make(row) for row in rows], rows[-1][1] if rows else ""
+
+    return read

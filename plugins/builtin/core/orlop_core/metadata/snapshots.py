@@ -142,8 +142,7 @@ class NamespacedSnapshotter:
         query = Query(filters, name="name", always=("parent",))
         await self._recover()
         stored: dict[str, SnapshotInfo] | None = None
-        async for rows in query.pages(self._database, SELECT, (ns, self._records.kind)):
-            page = [record(row) for row in rows]
+        async for page in query.pages(self._database, SELECT, (ns, self._records.kind), record):
             if stored is None and len(page) <= _FEW:
                 inners = await self._stat_all([found.backend for found in page])
             else:

@@ -68,10 +68,10 @@ class Query:
     async def pages(
         self, database: Database, select: str, parameters: Sequence[object], make: Callable[[Any], T]
     ) -> AsyncIterator[list[T]]:
-        """What may match, by pages in order of name, made of rows of a statement over ``node n``, its id and name first.
+        """What may match, by pages, in order of name: made of the rows of a statement over ``node n``.
 
-        Nobody holds more than a page, nor a transaction while a slow reader makes up its mind. What comes or goes
-        meanwhile may be there or not.
+        Its id and name come first in a row. Nobody holds more than a page, nor a transaction while a slow reader makes
+        up its mind. What comes or goes meanwhile may be there or not.
         """
         if self._where == "1":
             statement, last = f"{select} AND n.name > ? ORDER BY n.name LIMIT {PAGE}", ""

@@ -24,8 +24,10 @@ STUCK: Final = 10.0
 LAST: Final = 5.0
 #: Seconds that a call of `Outlet.send` may take, so that ends are noticed.
 SLICE: Final = 0.5
-# Seconds between two attempts to reach a receiver, and between two words about what is dropped.
+# Seconds between two attempts to reach a receiver, between two complaints that it cannot be, and between two words of
+# what is dropped.
 _RETRY: Final = 1.0
+_COMPLAIN: Final = 60.0
 _TELL: Final = 5.0
 
 
@@ -73,6 +75,7 @@ class Relay:
         self._ends = False
         self._dropped = (0, 0)
         self._told = 0.0
+        self._complained = -_COMPLAIN
         self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="log-relay", daemon=True)
         self._thread.start()
@@ -104,7 +107,7 @@ class Relay:
             self._changed.notify_all()
             if self._dropped[0]:
                 self._tell(now=True)
-        self._thread.join(2 * SLICE)
+        self._thread.join(LAST)
 
     # ---- with the lock held ----
 
@@ -184,9 +187,9 @@ class Relay:
         """Send some; returns the connection to go on with."""
         before = len(messages)
         try:
-            outlet = outlet or self._reach()
+            outlet = outlet or self._dial()
             outlet.send(messages)
-            self._moved = time.monotonic()
+            self._reached()
         except OSError as error:
             # The number tells a connection that the kernel gave up from a slice that is over.
             if outlet is None or error.errno or not isinstance(error, TimeoutError):
@@ -196,16 +199,16 @@ class Relay:
                 self._moved = time.monotonic()
         return outlet
 
-    def _reach(self) -> Outlet:
-        outlet = self._dial()
+    def _reached(self) -> None:
+        self._moved = time.monotonic()
         if self._unreachable:
             self._log.warning("%s: reached again", self._name)
             self._unreachable = False
-        return outlet
 
     def _broken(self, outlet: Outlet | None, error: OSError) -> None:
-        if not self._unreachable:
+        if not self._unreachable and time.monotonic() - self._complained >= _COMPLAIN:
             self._log.warning("%s: %s; trying again", self._name, error.strerror or error)
+            self._complained = time.monotonic()
             self._unreachable = True
         if outlet is not None:
             with suppress(OSError):

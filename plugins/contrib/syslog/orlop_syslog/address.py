@@ -40,7 +40,8 @@ class Address:
             raise ValueError(f'"{text}" must begin with unixgram://, udp://, tcp:// or tcp+tls://')
         if not parts.hostname or parts.path not in ("", "/") or parts.query or "@" in parts.netloc:
             raise ValueError(f'"{text}" needs a host and no path; write {parts.scheme}://host:port')
-        # Raises ValueError for what is no port.
+        # These raise ValueError for what is no name, and no port.
+        parts.hostname.encode("idna")
         port = parts.port or _PORTS[parts.scheme]
         return cls(parts.scheme, host=parts.hostname, port=port)
 

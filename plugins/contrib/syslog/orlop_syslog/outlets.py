@@ -16,7 +16,7 @@ from orlop_syslog.address import Address
 
 # Seconds to reach a server, and for it to take the last of a stream.
 _REACH: Final = 5.0
-_LINGER: Final = 3.0
+_LINGER: Final = 2.0
 _GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 

@@ -64,6 +64,7 @@ class Suite(LogDriverSuite):
         "syslog://?syslog-address=logs.example",
         "syslog://?syslog-address=tcp://",
         "syslog://?syslog-address=tcp://h:port",
+        "syslog://?syslog-address=tcp://a..b",
         "syslog://?syslog-address=unixgram://dev/log",
         "syslog://?syslog-facility=local8",
         "syslog://?syslog-format=rfc1",

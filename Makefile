@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-.PHONY: help setup run test differential check bench proto lock clean
+.PHONY: help setup run test stress differential check bench proto lock clean
 
 python := .venv/bin/python
 members := kernel sdk $(wildcard plugins/*/*)
@@ -20,6 +20,9 @@ run: .venv/.stamp ## start a daemon, run a first container in it, and show what 
 
 test: .venv/.stamp ## run the test suite; ARGS="-k word" narrows it
 	@$(python) -m pytest tests $(wildcard $(addsuffix /tests,$(members))) $(ARGS)
+
+stress: .venv/.stamp ## run the tests that take long: many containers, calls and plugin changes; ARGS="-k word" narrows it
+	@$(python) -m pytest tests -m stress -s $(ARGS)
 
 differential: .venv/.stamp ## play all scenarios and 12,000 generated steps on containerd and on orlopd, and count
 	@ORLOP_DIFFERENTIAL_STEPS=12000 $(python) -m pytest tests/differential $(ARGS)

@@ -205,5 +205,5 @@ def test_nobody_notices_a_few_changes(daemon: Daemon, ctr: Ctr) -> None:
 @pytest.mark.timeout(400)
 def test_nobody_notices_many_changes(request: pytest.FixtureRequest, daemon: Daemon, ctr: Ctr) -> None:
     if "stress" not in str(request.config.option.markexpr):
-        pytest.skip("takes minutes; ask for it with ARGS='-m stress'")
+        pytest.skip("takes minutes; ask for it with make stress")
     check(daemon, ctr, operations=200, seconds=120)

@@ -3,7 +3,7 @@
 
 Whatever comes, the client gets a status that says whose fault it was, and no traceback; the daemon logs no exception
 that it did not expect, lives, and uses no more than before. The examples are the same in each run; the long one
-(``ARGS="-m stress"``) draws fresh ones.
+(``make stress``) draws fresh ones.
 """
 
 from __future__ import annotations
@@ -331,5 +331,5 @@ def test_nonsense_leaves_nothing_behind(subject: Subject) -> None:
 @pytest.mark.timeout(3600)
 def test_much_nonsense_leaves_nothing_behind(request: pytest.FixtureRequest, subject: Subject) -> None:
     if "stress" not in str(request.config.option.markexpr):
-        pytest.skip("takes minutes; ask for it with ARGS='-m stress'")
+        pytest.skip("takes minutes; ask for it with make stress")
     check_flat(subject, MANY)

@@ -72,6 +72,17 @@ def test_its_own_tests_pass(kind: str, folder: Path, environment: Environment) -
     assert " failed" not in done.stdout
 
 
+def test_the_suite_passes_from_the_command_line(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "packed").write_bytes(lzma.compress(b"hello" * 1000))
+    (tmp_path / "plain").write_bytes(b"hello" * 1000)
+    sample = f"{LAYER_TAR}+my-stream-processor={tmp_path}/packed:{tmp_path}/plain"
+    # The differ works with another one, which has to have all that it works with.
+    for words in (("my-differ", "-k", "applies or damaged"), ("my-stream-processor", "--sample", sample)):
+        done = environment.run(str(environment.path / "bin/orlop-sdk"), "check", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert " 0 failed" in done.stdout
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_linters_have_nothing_to_say(kind: str, folder: Path) -> None:
     types = ["mypy", "--strict", "--cache-dir", str(folder / "cache")]

@@ -23,7 +23,7 @@ from typing import Any
 
 from orlop.config import Config, from_data, load
 from orlop.discovery import AnyRegistration, Catalogue, discover
-from orlop.errors import InvalidArgument, LoadError, NotFound
+from orlop.errors import InvalidArgument, LoadError, NotFound, describe
 from orlop.kernel import Kernel
 from orlop.plugin import PluginType, Registration
 
@@ -94,15 +94,27 @@ def import_attribute(name: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LoadError(f"cannot be imported: {error}", plugin=name) from error
+    except (Exception, SystemExit) as error:  # an author's code may do anything; which line of it did is what helps
+        raise LoadError(f"cannot be imported: {describe(error, module)}", plugin=name) from error
     return found
 
 
 def _optional(target: Target) -> list[str]:
-    """What works with the plugin if it is there: a kernel that is told what to bring up takes only what is needed."""
-    wanted = {need.type for need in target.registration.requires if need.optional}
-    return [each.uri for each in discover().candidates.values() if each.type in wanted] if wanted else []
+    """What works with the plugin, or with one that it names, if it is there.
+
+    A kernel that is told what to bring up takes only what is needed.
+    """
+    candidates = discover().candidates if target.registration.requires else {}
+    queue, named, wanted = [target.registration], set[str](), set[str]()
+    while queue:
+        for need in queue.pop().requires:
+            uri = f"{need.type}.{need.id}"
+            if need.optional:
+                wanted.add(need.type)
+            elif uri in candidates and uri not in named:
+                named.add(uri)
+                queue.append(candidates[uri].load())
+    return [each.uri for each in candidates.values() if each.type in wanted]
 
 
 def _from_module(name: str) -> Target:
@@ -114,9 +126,12 @@ def _from_module(name: str) -> Target:
 
 def _installed(name: str, catalogue: Catalogue, types: Sequence[str]) -> Target:
     mine = [each for each in catalogue.candidates.values() if each.type in types]
-    found = [each for each in catalogue.candidates.values() if each.uri == name] or [
-        each for each in mine if each.id == name
-    ]
+    others = [each for each in catalogue.candidates.values() if each.id == name]
+    found = (
+        [each for each in catalogue.candidates.values() if each.uri == name]
+        or [each for each in mine if each.id == name]
+        or others[:1]  # installed it is, and who asked for it says what it should be
+    )
     if len(found) > 1:
         raise InvalidArgument(f'plugin "{name}": several have this id: {", ".join(each.uri for each in found)}')
     if not found:

@@ -19,7 +19,7 @@ from orlop.interfaces.content import CONTENT
 from orlop.interfaces.differ import DIFFER
 from orlop.interfaces.log import LOG_DRIVER
 from orlop.interfaces.snapshotter import SNAPSHOTTER
-from orlop.interfaces.stream import STREAM_PROCESSOR, TAR
+from orlop.interfaces.stream import STREAM_PROCESSOR, TAR, StreamProcessor
 from orlop.plugin import PluginType
 from orlop_sdk.serving.target import find_target, import_attribute
 from orlop_sdk.testing import checked
@@ -61,7 +61,7 @@ def check(options: CheckOptions) -> int:
     suite = _SUITES[type_name]
     _apply(suite, subject, options)
     with tempfile.TemporaryDirectory(prefix="orlop-check-") as place:
-        asyncio.run(subject.try_out(Path(place)))
+        asyncio.run(_try_out(subject, suite, Path(place)))
     print(f"{subject.name}: {suite.__bases__[-1].__name__}")
     report = _Report(subject)
     # What else is installed, and whatever pytest is configured to do in this folder, is none of the suite's business.
@@ -105,6 +105,19 @@ def _apply(suite: type[Any], subject: Subject, options: CheckOptions) -> None:
         if name not in valid or answer not in _ANSWERS:
             raise InvalidArgument(f"--set {setting}: write NAME=yes or NAME=no; names are {', '.join(valid)}")
         setattr(suite, name, _ANSWERS[answer])
+
+
+async def _try_out(subject: Subject, suite: type[Any], place: Path) -> None:
+    """Raise what would fail every check."""
+    await subject.try_out(place)
+    if suite is checked.TestStream:
+        async with subject.opening(place) as open:
+            processor: StreamProcessor = await open()
+            for type in sorted({sample.media_type for sample in suite.samples}):
+                if processor.claim(type) is None:
+                    raise InvalidArgument(
+                        f"{subject.name}: does not claim {type}; say with --sample TYPE=IN:OUT what it does claim"
+                    )
 
 
 def _samples(options: CheckOptions) -> list[Sample]:

@@ -67,6 +67,8 @@ def read(uri):
 def folder(tmp_path: Path) -> Path:
     """An author's folder."""
     (tmp_path / "mine.py").write_text(PLUGINS)
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "garbled.py").write_text("def plugin(:\n")
     return tmp_path
 
 
@@ -190,6 +192,9 @@ def test_a_content_proxy_and_a_differ_proxy(folder: Path, short_tmp: Path) -> No
         (("nosuch",), "not installed; there are: "),
         (("mine:nosuch",), "cannot be imported"),
         (("nosuch.module:x",), "cannot be imported"),
+        (("ends:plugin",), "cannot be imported: SystemExit: 3 ("),
+        (("garbled:plugin",), "cannot be imported: SyntaxError: "),
+        (("bolt",), "it is io.containerd.metadata.v1.bolt, and only a "),
         (("mine:Flawed",), "not a registration"),
         (("mine:broken",), "no disk today"),
         (("io.containerd.gc.v1.scheduler",), "only a io.containerd.snapshotter.v1 or"),
@@ -197,6 +202,10 @@ def test_a_content_proxy_and_a_differ_proxy(folder: Path, short_tmp: Path) -> No
         (("bucket=/run/x",), "write snapshot=SOCKET"),
         (("snapshot=/nonexistent/socket",), "/nonexistent/socket"),
         (("native", "-k", "nosuchcheck"), ""),
+        (
+            ("io.orlop.stream-processor.v1.zstd",),
+            "does not claim application/vnd.oci.image.layer.v1.tar+gzip; say with",
+        ),
     ],
 )
 def test_mistakes(folder: Path, args: tuple[str, ...], said: str) -> None:

@@ -312,7 +312,7 @@ async def test_mounts_for_a_moment_do_not_outlive_a_killed_daemon(short_tmp: Pat
         with slow(daemon, "move_mount") as tracer:
             async with host(daemon, "mnt-moment") as to:
                 making = asyncio.create_task(to.mounts.activate("t", [mapped], temporary=True))
-                await asyncio.to_thread(eventually, lambda: bool(mount_points(place)), "a copy is there")
+                await asyncio.to_thread(eventually, lambda: bool(mount_points(place)), "a copy is there", 30.0)
                 os.kill(daemon.pid, signal.SIGKILL)
                 # It ends once nobody holds it up any more.
                 tracer.kill()

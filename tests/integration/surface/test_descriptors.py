@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,22 +43,29 @@ def answers(sender: GrpcSender) -> bool:
 
 
 def connect(daemon: Daemon) -> socket.socket:
-    """A client that greets, and then does nothing."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(TIMEOUT)
     client.connect(str(daemon.address))
     return client
 
 
-def words(client: socket.socket) -> bytes:
-    """What the daemon says to a client until it hangs up."""
-    data = b""
-    try:
-        while part := client.recv(4096):
-            data += part
-    except ConnectionResetError:
-        pass
-    return data
+def refusal(client: socket.socket) -> bytes:
+    """What the daemon says to a client that has to go; empty for one that may stay, and greets then."""
+    # The daemon speaks first, and says it all at once.
+    said = client.recv(4096)
+    if frames.GOAWAY in (kind for kind, *_ in frames.Decoder(1 << 14).feed(frames.PREFACE + said)):
+        return said
+    client.sendall(frames.PREFACE + frames.encode_settings({}))
+    return b""
+
+
+def enter(daemon: Daemon, stack: ExitStack) -> None:
+    """Let one more client in, as soon as those that were there before have left."""
+    deadline = time.monotonic() + TIMEOUT
+    while refusal(client := stack.enter_context(connect(daemon))):
+        client.close()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -77,21 +85,15 @@ def test_one_client_too_many_is_told(short_tmp: Path) -> None:
         daemon.start()
         with ExitStack() as stack:
             sender = stack.enter_context(sending(daemon))
-            assert answers(sender)
-            inside = [stack.enter_context(connect(daemon)) for _ in range(2)]
-            for client in inside:
-                client.sendall(frames.PREFACE)
-                assert client.recv(1)
+            eventually(lambda: answers(sender), "the first client is in", TIMEOUT)
+            leaving = ExitStack()
+            for each in (leaving, stack):
+                enter(daemon, each)
             with connect(daemon) as outside:
-                assert b"more than 3 connections" in words(outside)
+                assert b"more than 3 connections" in refusal(outside)
             assert answers(sender)
-            inside[0].close()
-
-            def room() -> bool:
-                with connect(daemon) as client:
-                    return b"more than 3" not in client.recv(4096)
-
-            eventually(room, "a client that left makes room for another", TIMEOUT)
+            leaving.close()
+            enter(daemon, stack)
         assert "refused 1 connections: more than 3 connections" in daemon.log.read_text()
 
 
@@ -104,9 +106,7 @@ def test_idle_clients_leave_descriptors_for_the_daemons_own_work(limited: Daemon
         assert answers(sender)
         told = b""
         for _ in range(2 * FILES):
-            client = stack.enter_context(connect(limited))
-            client.sendall(frames.PREFACE)
-            if b"descriptors" in (told := client.recv(4096)):
+            if told := refusal(stack.enter_context(connect(limited))):
                 break
         assert b"hardly any descriptors left" in told
         assert answers(sender)
@@ -145,7 +145,7 @@ async def test_a_daemon_without_any_descriptor_left(limited: Daemon) -> None:
         assert await version(b"", timeout=TIMEOUT)
         # Nobody new gets in; and that costs the daemon no time.
         with connect(limited) as client:
-            words(client)
+            assert ended(client)
         before = cpu_seconds(limited)
         await asyncio.sleep(1)
         assert cpu_seconds(limited) - before < 0.5
@@ -159,6 +159,16 @@ async def test_a_daemon_without_any_descriptor_left(limited: Daemon) -> None:
         assert await version(b"", timeout=TIMEOUT)
         await prepare(b"\n\toverlayfs\x12\x01k", metadata=NAMESPACE, timeout=TIMEOUT)
     assert "Traceback" not in limited.log.read_text()
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the daemon hangs up."""
+    try:
+        while client.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
 
 
 def cpu_seconds(daemon: Daemon) -> float:

@@ -352,8 +352,9 @@ def test_spans_reach_shims() -> None:
         with sent(daemon) as log:
             ctr.ok("tasks", "start", "-d", "x")
             eventually(
-                lambda: SHIM_START in collector.spans(),
+                lambda: {CREATE, START, SHIM_START} <= collector.spans().keys(),
                 lambda: f"spans of calls to the shim; there are {sorted(collector.spans())}\n{daemon.tail()}",
+                TIMEOUT,
             )
         spans = collector.spans()
         served, made = spans[START], spans[SHIM_START]

@@ -92,7 +92,6 @@ def under_orlop(folder: Folder, name: str) -> None:
         folder.run(f"orlop plugins why {name}")
         folder.run(f"orlop import --snapshotter {name} hello.tar")
         folder.run(f"orlop run --rm --snapshotter {name} {IMAGE} echo 'hello from Orlop'")
-        folder.run(f"orlop rmi {IMAGE}")
 
 
 def under_containerd(folder: Folder, name: str) -> None:
@@ -106,7 +105,6 @@ def under_containerd(folder: Folder, name: str) -> None:
     ):
         folder.run(f"ctr images import --snapshotter {name} hello.tar")
         folder.run(f"ctr run --rm --snapshotter {name} {IMAGE} c1 echo 'hello from containerd'")
-        folder.run(f"ctr images rm --sync {IMAGE}")
 
 
 class Folder:

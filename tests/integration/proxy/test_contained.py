@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from tests.support.cgroups import plugin_cgroups
 from tests.support.ctr import Ctr, columns, eventually
 from tests.support.daemon import Daemon
 from tests.support.image import Image, busybox_layer, entry, tar, write_archive
+
+from orlop_proxy.container import host_environment
+from orlop_proxy.launch import search_path
 
 IMAGE = "example.com/busy:1"
 #: A snapshotter of ours, served by the SDK's own program in a container with this Python.
@@ -95,6 +99,31 @@ def test_containers_run_on_a_snapshotter_in_a_container(daemon: Daemon, ctr: Ctr
     until_served(ctr, "after")
     assert ctr.ok("run", "--rm", "--snapshotter", "demo", IMAGE, "c2", "cat", "/hello") == "from the second layer"
     assert {"probe", "after"} <= {row[0] for row in columns(ctr.ok("snapshots", "--snapshotter", "demo", "ls"))}
+
+
+def test_a_root_file_system_of_its_own(short_tmp: Path) -> None:
+    """A directory is its root, which nobody can write to; of the host it has what is listed."""
+    for name in ("p", "kept", "rootfs/etc"):
+        (short_tmp / name).mkdir(parents=True)
+    (short_tmp / "rootfs/etc/whose").write_text("its own")
+    # The Python that it runs is the host's, for want of a smaller one.
+    for link in filter(os.path.islink, ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")):
+        (short_tmp / f"rootfs{link}").symlink_to(os.readlink(link))
+    table = TABLE.format(base=short_tmp, bin=Path(sys.executable).parent)
+    table = table.replace("env = [", f'env = ["PYTHONPATH={search_path()}", "PYTHONDONTWRITEBYTECODE=1", ')
+    listed = json.dumps([str(path) for path in host_environment(network=False)])
+    tables = f'{table}rootfs = "{short_tmp}/rootfs"\nreadonly = {listed}\n'
+    with Daemon(short_tmp, tables=tables) as daemon:
+        ctr = daemon.ctr(f"contained-{uuid.uuid4().hex}")
+        until_served(ctr, "one")
+        pid = server(daemon)
+        assert pid is not None
+        inside = Path(f"/proc/{pid}/root")
+        assert (inside / "etc/whose").read_text() == "its own"
+        assert not (inside / "etc/shadow").exists()
+        with pytest.raises(OSError, match="Read-only"):
+            (inside / "etc/whose").write_text("somebody's")
+        assert list((short_tmp / "kept").glob("**/snapshots.db"))
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

@@ -6,6 +6,7 @@ Both commands run on orlopd with its own shim; where both have an option, both a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -27,6 +28,8 @@ from tests.support.place import short_directory
 
 from orlop_sdk import oci
 from orlop_sdk.client import Client
+from orlop_sdk.client.remap import remapped
+from orlop_sdk.linux.idmap import parse_mapping
 
 IMAGE = "example.com/run:1"
 TOP = Path("/sys/fs/cgroup")
@@ -363,14 +366,36 @@ def test_a_user_namespace(command: Command, snapshotter: str) -> None:
     assert rest == wanted
 
 
-def test_the_snapshotter_is_told_of_a_user_namespace(ctr: Ctr, orlop: Command) -> None:
-    """With the label it is the snapshotter that maps, for any client: ``ctr`` of containerd 2 as well as ours."""
-    needs_mapped_layers()
-    assert orlop.lines(*MAPS, "--remap-labels", script=OWNERS) == SEEN
-    told = Command(orlop.daemon, ctr).run(*MAPS, "--remap-labels", script=OWNERS)
-    if "failed to mount" in told.err:
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
+def test_the_snapshotter_is_told_of_a_user_namespace(command: Command, snapshotter: str) -> None:
+    """With the labels it is the snapshotter that sees to the owners, for any client."""
+    if snapshotter == "overlayfs":
+        needs_mapped_layers()
+    told = command.run(*MAPS, "--remap-labels", "--snapshotter", snapshotter, script=OWNERS)
+    if command.orlop is None and "failed to mount" in told.err:
         pytest.skip("this ctr mounts snapshots itself to look users up, and does not know the mount option uidmap")
     assert told.lines() == SEEN
+
+
+async def test_a_snapshotter_that_cannot(daemon: Daemon, ctr: Ctr) -> None:
+    """The client makes one copy with other owners, for all containers of the same mapping."""
+    uids, gids = parse_mapping(MAPS[1]), parse_mapping(MAPS[3])
+    async with Client(str(daemon.address), ctr.namespace) as client:
+        parent = await client.unpack(IMAGE, snapshotter="native")
+        native = client.snapshots("native")
+        async with client.lease():
+            names = await asyncio.gather(*(remapped(native, parent, uids, gids) for _ in range(3)))
+            assert len(set(names)) == 1
+            (mount,) = await native.view("look", names[0])
+            try:
+                found = [os.lstat(f"{mount.source}/data/{name}") for name in ("plain", "twice", "again", "setuid")]
+            finally:
+                await native.remove("look")
+            active = [info.name async for info in native.walk(["kind==active"])]
+    assert [each.st_uid - UIDS for each in found] == [1000, 5, 5, 7]
+    assert [each.st_gid - GIDS for each in found] == [1001, 6, 6, 8]
+    assert oct(found[-1].st_mode)[-4:] == "4755"
+    assert active == []
 
 
 async def test_who_a_user_namespace_is_outside(daemon: Daemon, ctr: Ctr, orlop: Command, tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ that the container's are on the host; the next container with the same mapping t
 
 from __future__ import annotations
 
-import os
-import stat
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +19,7 @@ from orlop.blocking import run_blocking
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlop.interfaces.snapshotter import Snapshotter
 from orlop.values import Mount, SnapshotKind
-from orlop_sdk.linux.idmap import IdRange, to_host
+from orlop_sdk.linux.idmap import IdRange, change_owners
 from orlop_sdk.linux.mount import temporary_mount
 
 #: The labels that tell a snapshotter what the owners of a snapshot's files are to be seen as.
@@ -69,24 +67,3 @@ def _change(mounts: Sequence[Mount], uids: Sequence[IdRange], gids: Sequence[IdR
         raise FailedPrecondition(
             f"user namespace: the owners of files cannot be changed ({error}); it takes root on the daemon's host"
         ) from error
-
-
-def change_owners(tree: str | os.PathLike[str], uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
-    """Give everything in a tree, itself included, to whom its owners are mapped. Follows no symbolic links."""
-    linked: dict[tuple[int, int], tuple[int, int]] = {}
-    for _, _, _, directory in os.fwalk(tree, follow_symlinks=False):
-        # The directories in it when it is their turn.
-        names = [entry.name for entry in os.scandir(directory) if not entry.is_dir(follow_symlinks=False)]
-        for name in (*names, "."):
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            inode = (found.st_dev, found.st_ino)
-            # A file of several names was changed by its first, unless that made a copy of it, as overlayfs does.
-            if linked.get(inode) == (found.st_uid, found.st_gid):
-                continue
-            owner = (to_host(found.st_uid, uids), to_host(found.st_gid, gids))
-            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-                linked[inode] = owner
-            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_ISUID | stat.S_ISGID):
-                # The change of owner has cleared these.
-                os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=directory)

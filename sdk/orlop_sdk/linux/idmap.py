@@ -8,6 +8,7 @@ several: the owner *container* on disk is seen as *host* through the mount.
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,27 @@ def to_host(id: int, mapping: Sequence[IdRange]) -> int:
         if part.container <= id < part.container + part.size:
             return part.host + id - part.container
     raise InvalidArgument(f"id {id}: in none of the ranges {','.join(map(str, mapping))}")
+
+
+def change_owners(tree: str | os.PathLike[str], uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
+    """Give everything in a tree, itself included, to whom its owners are mapped. Follows no symbolic links."""
+    linked: dict[tuple[int, int], tuple[int, int]] = {}
+    for _, _, _, directory in os.fwalk(tree, follow_symlinks=False):
+        # The directories in it when it is their turn.
+        names = [entry.name for entry in os.scandir(directory) if not entry.is_dir(follow_symlinks=False)]
+        for name in (*names, "."):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            inode = (found.st_dev, found.st_ino)
+            # A file of several names was changed by its first, unless that made a copy of it, as overlayfs does.
+            if linked.get(inode) == (found.st_uid, found.st_gid):
+                continue
+            owner = (to_host(found.st_uid, uids), to_host(found.st_gid, gids))
+            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                linked[inode] = owner
+            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                # The change of owner has cleared these.
+                os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=directory)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ async def test_both_come_up_and_tell_their_root(tmp_path: Path) -> None:
             assert status(running, id).exports["root"] == str(tmp_path / "root" / f"{SNAPSHOTTER.name}.{id}")
             await running.get(SNAPSHOTTER, id).prepare("key")
         assert status(running, "overlayfs").capabilities == ("rebase", "remap-ids")
+        assert status(running, "native").capabilities == ("remap-ids",)
 
 
 async def test_settings_reach_the_snapshotter(tmp_path: Path) -> None:

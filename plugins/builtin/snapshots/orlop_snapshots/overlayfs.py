@@ -24,18 +24,16 @@ from typing import Final
 
 from orlop.errors import SkipPlugin
 from orlop.interfaces.snapshotter import Snapshotter
-from orlop.values import Labels, Mount, SnapshotInfo, SnapshotKind, Usage
-from orlop_sdk.linux.idmap import IdRange, parse_mapping, to_host
+from orlop.values import Mount, SnapshotInfo, SnapshotKind, Usage
+from orlop_sdk.linux.idmap import to_host
 from orlop_sdk.linux.mount import mount_one, unmount_all
 from orlop_sdk.linux.tree import disk_usage
 from orlop_sdk.storage.directories import DirectorySnapshotter, NewSnapshot
 from orlop_sdk.storage.snapshots import StoredSnapshot
+from orlop_snapshots.mapped import Mapping
 
 #: Tells clients where an active snapshot's own layer is, if the operator wants that.
 UPPERDIR_LABEL: Final = "containerd.io/snapshot/overlay.upperdir"
-#: How the owners of the layers below are to be seen: for containers in a user namespace. Both or neither.
-UIDS_LABEL: Final = "containerd.io/snapshot/uidmapping"
-GIDS_LABEL: Final = "containerd.io/snapshot/gidmapping"
 
 _INDEX_PARAMETER: Final = Path("/sys/module/overlay/parameters/index")
 
@@ -62,22 +60,21 @@ class OverlaySnapshotter(DirectorySnapshotter):
             work = directory / "work"
             work.mkdir()
             work.chmod(0o711)
-        mapping = _mapping(new.labels)
+        mapping = Mapping.of(new.labels)
         if new.parents:
             # What an overlay shows as its root is the root of the uppermost layer.
             _look_alike(new.parents[0] / "fs", layer)
         if mapping:
             found = layer.stat()
-            os.chown(layer, to_host(found.st_uid, mapping[0]), to_host(found.st_gid, mapping[1]))
+            os.chown(layer, to_host(found.st_uid, mapping.uids), to_host(found.st_gid, mapping.gids))
 
     def describe(self, snapshot: StoredSnapshot) -> list[Mount]:
         own = self.directory(snapshot.id)
         lower = [str(self.directory(id) / "fs") for id in snapshot.parents]
         active = snapshot.info.kind == SnapshotKind.ACTIVE
         mount = overlay_mount(own, lower, active=active, options=self._options)
-        if lower and (mapping := _mapping(snapshot.info.labels)):
-            uids, gids = (",".join(map(str, ranges)) for ranges in mapping)
-            mount = replace(mount, options=(*mount.options, f"uidmap={uids}", f"gidmap={gids}"))
+        if lower and (mapping := Mapping.of(snapshot.info.labels)):
+            mount = replace(mount, options=(*mount.options, *mapping.options))
         return [mount]
 
     def measure(self, directory: Path) -> Usage:
@@ -161,14 +158,6 @@ def _look_alike(parent: Path, layer: Path) -> None:
     os.chown(layer, found.st_uid, found.st_gid)
     layer.chmod(stat.S_IMODE(found.st_mode))
     os.utime(layer, ns=(found.st_atime_ns, found.st_mtime_ns))
-
-
-def _mapping(labels: Labels) -> tuple[Sequence[IdRange], Sequence[IdRange]] | None:
-    """How the owners of the lower layers are to be seen: users and groups."""
-    uids, gids = labels.get(UIDS_LABEL), labels.get(GIDS_LABEL)
-    if not uids or not gids:
-        return None
-    return parse_mapping(uids), parse_mapping(gids)
 
 
 def _in_user_namespace() -> bool:

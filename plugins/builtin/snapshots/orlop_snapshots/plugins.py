@@ -33,7 +33,7 @@ class OverlayConfig(NativeConfig):
     """Options added to every overlay mount, such as "volatile" or "metacopy=on"."""
 
 
-@snapshotter("native", config=NativeConfig)
+@snapshotter("native", config=NativeConfig, capabilities=("remap-ids",))
 async def native(ctx: InitContext[NativeConfig]) -> Snapshotter:
     """Copies whole trees."""
     from orlop_snapshots.native import NativeSnapshotter

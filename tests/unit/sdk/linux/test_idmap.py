@@ -11,7 +11,7 @@ import pytest
 
 from orlop.errors import InvalidArgument
 from orlop.values import Mount
-from orlop_sdk.linux.idmap import IdRange, parse_mapping, to_host
+from orlop_sdk.linux.idmap import IdRange, change_owners, parse_mapping, to_host
 from orlop_sdk.linux.mount import temporary_mount
 
 MAPS = ("uidmap=0:100000:65536", "gidmap=0:200000:1000,1000:300000:10")
@@ -35,6 +35,28 @@ def test_mappings_are_read() -> None:
     assert [to_host(id, mapping) for id in (0, 999, 1000)] == [100000, 100999, 5000]
     with pytest.raises(InvalidArgument, match="1001"):
         to_host(1001, mapping)
+
+
+def test_owners_are_changed(short_tmp: Path) -> None:
+    """Each file once, whatever names it has; links themselves; and what the change of owner clears is set again."""
+    outside = short_tmp / "outside"
+    outside.touch()
+    tree = short_tmp / "tree"
+    (tree / "sub").mkdir(parents=True)
+    file = tree / "sub/file"
+    file.touch()
+    os.chown(file, 1, 2)
+    file.chmod(0o6755)
+    (tree / "again").hardlink_to(file)
+    (tree / "link").symlink_to(outside)
+    (tree / "way").symlink_to(tree / "sub")
+    os.chown(tree / "way", 7, 8, follow_symlinks=False)
+    change_owners(tree, parse_mapping("0:10:10"), parse_mapping("0:10:1,1:30:10"))
+    assert owner(tree) == owner(tree / "sub") == owner(tree / "link") == (10, 10)
+    assert owner(file) == owner(tree / "again") == (11, 31)
+    assert owner(tree / "way") == (17, 37)
+    assert file.stat().st_mode & 0o7777 == 0o6755
+    assert owner(outside) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "0:1", "0:1:x", "0:1:2,", "-1:0:1"])

@@ -180,7 +180,7 @@ def _load(point: EntryPoint, uri: str, where: str = "") -> AnyRegistration:
     errors: list[BaseException] = []
     extensions = list(_Approved(point.group, [point], lambda _, error: errors.append(error)))
     if errors:
-        reason = describe(errors[0], point.module)
+        reason = describe(errors[0], point.module) if point.pattern.match(point.value) else "write module:attribute"
         raise LoadError(f"cannot be imported: {reason}", plugin=uri, origin=origin) from errors[0]
     registration = extensions[0].plugin
     if not isinstance(registration, Registration):

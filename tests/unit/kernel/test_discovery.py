@@ -89,6 +89,14 @@ async def test_broken_distributions_are_failures_with_a_name(
     assert status.origin.startswith("orlop_bad 1.2")
 
 
+async def test_an_entry_point_that_names_nothing_is_a_failure_too(tmp_path: Path, site: Path) -> None:
+    install(site, "orlop_bad", "bad = orlop_bad:plugin:more", PLUGIN.format(id="bad", sentinel="/dev/null"))
+    async with kernel(tmp_path, site, "bad") as running:
+        (status,) = running.registry.statuses()
+    assert status.state == "failed"
+    assert "cannot be imported: write module:attribute" in status.reason
+
+
 async def test_two_distributions_with_one_id_are_both_refused(
     tmp_path: Path, site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,14 +99,14 @@ def test_the_same_again(file: Path) -> None:
 
 
 def test_defaults_and_lock_come_along(file: Path) -> None:
-    file.write_text(BUILD + 'leave_out = ["io.x.v1.*"]\n[config]\noom_score = 3\n[config.debug]\nlevel = "warn"\n')
+    file.write_text(BUILD + 'leave_out = ["io.orlop.hook.v1.*"]\n[config]\noom_score = 3\n[config.debug]\nlevel = "warn"\n')
     found = made(file, file.parent / "dist")
     (file.parent / "w.whl").write_bytes(found["wheels/mine-7-py3-none-any.whl"])
     with zipfile.ZipFile(file.parent / "w.whl") as archive:
         config = tomli.loads(archive.read("orlop_build/config.toml").decode())
         lock = tomli.loads(archive.read("orlop_build/plugins.lock").decode())
     assert config == {
-        **{"version": 4, "oom_score": 3, "disabled_plugins": ["io.x.v1.*"], "debug": {"level": "warn"}},
+        **{"version": 4, "oom_score": 3, "disabled_plugins": ["io.orlop.hook.v1.*"], "debug": {"level": "warn"}},
         **{"plugin_trust": "locked", "plugin_lock": "plugins.lock"},
     }
     # acme-top offers no plugin.
@@ -181,6 +181,39 @@ def test_paths_that_lead_nowhere_and_bad_requirements_are_faults(file: Path) -> 
     file.write_text(BUILD.replace("acme-top", "acme top"))
     with pytest.raises(ConfigError, match='distributions: "acme top"'):
         made(file, file.parent / "dist")
+
+
+PLUGINS = """
+[project.scripts]
+acme = "acme_base:main"
+[project.entry-points."orlop.snapshotter.v1"]
+acme = "acme_base:NAME"
+[project.entry-points."com.acme.things.v1"]
+thing = "acme_base:NAME"
+"""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("io.containerd.snapshotter.v1.acme", ""),
+        ("io.containerd.*.acme", ""),
+        ("com.acme.things.v1.thing", ""),
+        ("io.containerd.snapshotter.v1.acne", "; write io.containerd.snapshotter.v1.acme"),
+        ("acme", "; write io.containerd.snapshotter.v1.acme"),
+        ("*.nothing", ""),
+        ("io.containerd.differ.v1.acme", "; write io.containerd.snapshotter.v1.acme"),
+    ],
+)
+def test_what_is_left_out_has_to_be_there(file: Path, pattern: str, said: str) -> None:
+    tree(file.parent / "src" / "plugins", "acme-plugins", more=PLUGINS)
+    file.write_text(BUILD.replace('"acme-top"', '"acme-plugins"') + f'leave_out = ["{pattern}"]\n')
+    if not said and "nothing" not in pattern:
+        assert made(file, file.parent / "dist")
+        return
+    with pytest.raises(ConfigError) as caught:
+        made(file, file.parent / "dist")
+    assert caught.value.faults == [f'{file}: leave_out: "{pattern}": no plugin of the build has this URI{said}']
 
 
 def test_a_target_takes_older_platforms_too() -> None:

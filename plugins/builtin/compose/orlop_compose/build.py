@@ -18,7 +18,7 @@ import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 
 from orlop.errors import ConfigError
-from orlop_compose import artefacts
+from orlop_compose import artefacts, left_out
 from orlop_compose.resolve import Resolver
 from orlop_compose.sbom import bill
 from orlop_compose.specification import Specification, read
@@ -41,6 +41,9 @@ def build(file: Path, output: Path, tell: Callable[[str], object], *, relock: bo
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="orlop-compose-") as scratch:
         wheels = _collect(specification, file, target, Path(scratch), tell, relock=relock)
+        paths = [wheel.path for wheel in wheels.values()]
+        if wrong := left_out.faults(specification.leave_out, paths):
+            raise ConfigError([f"{file}: leave_out: {fault}" for fault in wrong])
         own = _own_wheel(specification, wheels, Path(scratch, "own"))
         wheels = dict(sorted({**wheels, own.name: own}.items()))
         made = []

@@ -10,6 +10,7 @@ import pytest
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.values import AnyMessage, Mount
 from orlop_sdk import oci
+from orlop_sdk.linux.idmap import IdRange
 from orlop_sdk.oci.user import Account, parse_accounts
 
 IMAGE = {"config": {"Env": ["PATH=/bin", "A=1"], "Entrypoint": ["/run"], "Cmd": ["-x"], "WorkingDir": "/w"}}
@@ -231,3 +232,53 @@ async def test_devices() -> None:
     for path in ("/dev/no-such-device", "/etc/passwd"):
         with pytest.raises(NotFound):
             await spec(oci.with_devices(path))
+
+
+async def test_hooks_are_kept_in_their_order() -> None:
+    first = oci.with_hook("poststop", "/bin/one", "two", env=["A=1"], timeout=3)
+    made = await spec(first, oci.with_hook("poststop", "/bin/three"), oci.with_hook("prestart", "/bin/four"))
+    assert made["hooks"] == {
+        "poststop": [
+            {"path": "/bin/one", "args": ["/bin/one", "two"], "env": ["A=1"], "timeout": 3},
+            {"path": "/bin/three", "args": ["/bin/three"]},
+        ],
+        "prestart": [{"path": "/bin/four", "args": ["/bin/four"]}],
+    }
+    with pytest.raises(InvalidArgument, match="createRuntime"):
+        oci.with_hook("sometime", "/bin/one")
+    for args in ((), ("one",)):
+        with pytest.raises(InvalidArgument, match="absolute path"):
+            oci.with_hook("poststop", *args)
+
+
+async def test_a_device_by_another_name() -> None:
+    made = await spec(oci.with_device("/dev/null", "/dev/nothing", "r"))
+    (device,) = made["linux"]["devices"]
+    assert (device["path"], device["major"], device["minor"]) == ("/dev/nothing", 1, 3)
+    assert made["linux"]["resources"]["devices"][-1] == {
+        "allow": True,
+        "type": "c",
+        "major": 1,
+        "minor": 3,
+        "access": "r",
+    }
+    with pytest.raises(InvalidArgument, match="only one device"):
+        await spec(oci.with_device("/dev/pts/..", "/dev/other"))
+    with pytest.raises(NotFound):
+        await spec(oci.with_device("/nosuch", "/dev/other"))
+
+
+async def test_a_user_namespace_of_several_ranges() -> None:
+    made = await spec(oci.with_id_mappings([IdRange(0, 5, 1), IdRange(1, 100, 9)], [IdRange(0, 6, 10)]))
+    assert made["linux"]["uidMappings"][1] == {"containerID": 1, "hostID": 100, "size": 9}
+    assert made["linux"]["gidMappings"] == [{"containerID": 0, "hostID": 6, "size": 10}]
+    again = await spec(oci.with_user_namespace(7, 8), oci.with_user_namespace(7, 8))
+    assert [each for each in again["linux"]["namespaces"] if each["type"] == "user"] == [{"type": "user"}]
+
+
+def test_the_default_seccomp_profile_knows_other_machines() -> None:
+    assert oci.default_seccomp(machine="aarch64")["architectures"] == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+    assert "architectures" not in oci.default_seccomp(machine="riscv64")
+    allowed = oci.default_seccomp(("CAP_SYS_CHROOT",))["syscalls"][0]["names"]
+    assert "chroot" in allowed
+    assert "chroot" not in oci.default_seccomp()["syscalls"][0]["names"]

@@ -291,7 +291,7 @@ class Play:
                 fields = normal.fields(envelope)
                 lines.append(" ".join(f"{path}={value}" for path, value in fields.items()))
             told.append(lines)
-        ours = self._without_extras(told[1], Counter(told[0]))
+        ours = self._without_extras(told[1], told[0])
         theirs = self._without_missing(told[0], Counter(ours))
         if theirs != ours:
             self._fail("\n  ".join([f"{what}:", f"{self._sides[0].name}:", *theirs, f"{self._sides[1].name}:", *ours]))
@@ -309,23 +309,35 @@ class Play:
             kept.append(line)
         return kept
 
-    def _without_extras(self, lines: Sequence[str], known: Counter[str]) -> list[str]:
-        """The subject's events without what it is meant to say more than the standard."""
-        kept = []
-        for line in lines:
-            text = line
-            for item in self._differences:
-                if item.event_field and (shorter := re.sub(item.event_field, "", text)) != text:
-                    TALLY.used[item.name] += 1
-                    text = shorter
-            if known[text]:
-                known[text] -= 1
-            elif self._allowed(
+    def _without_extras(self, lines: Sequence[str], standard: Sequence[str]) -> list[str]:
+        """The subject's events without what it is meant to say more than the standard.
+
+        Of several that are equal, the one that comes where the standard has something else is one too many.
+        """
+        texts = [self._without_fields(line) for line in lines]
+        surplus = Counter(texts) - Counter(standard)
+        kept: list[str] = []
+        at = 0
+        for text in texts:
+            if text in standard[at : at + 1]:
+                at += 1
+            elif surplus[text] and self._allowed(
                 item for item in self._differences if bool(item.extra_event and re.search(item.extra_event, text))
             ):
+                surplus[text] -= 1
                 continue
+            elif text in standard[at:]:
+                at = standard.index(text, at) + 1
             kept.append(text)
         return kept
+
+    def _without_fields(self, line: str) -> str:
+        """An event of the subject's without fields that it is meant to have more than the standard."""
+        for item in self._differences:
+            if item.event_field and (shorter := re.sub(item.event_field, "", line)) != line:
+                TALLY.used[item.name] += 1
+                line = shorter
+        return line
 
     def _judge(self, call: Call, standard: Answer, subject: Answer) -> None:
         if standard.code != subject.code:

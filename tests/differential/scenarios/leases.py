@@ -173,6 +173,12 @@ COLLECTED: Rows = {
         *COLLECT,
     ],
     "what no lease keeps": [ingested(), snapshot("k"), *COLLECT],
+    "what is made again, and removed then": [
+        snapshot("k"),
+        *COLLECT,
+        snapshot("k"),
+        call("Snapshots.Remove", NATIVE | {"key": "k"}),
+    ],
     "what has a root label": [ingested(labels=ROOT), snapshot("k", labels=ROOT), *COLLECT],
     "an ingest that no lease keeps": [call("Content.Write", written("r")), *COLLECT],
     "an ingest of a lease that is deleted": [

@@ -99,11 +99,11 @@ def test_the_same_again(file: Path) -> None:
 
 
 def test_defaults_and_lock_come_along(file: Path) -> None:
-    left_out, config = (
+    left_out, tables = (
         'leave_out = ["io.orlop.hook.v1.*"]\n',
         '[config]\noom_score = 3\n[config.debug]\nlevel = "warn"\n',
     )
-    file.write_text(BUILD + left_out + config)
+    file.write_text(BUILD + left_out + tables)
     found = made(file, file.parent / "dist")
     (file.parent / "w.whl").write_bytes(found["wheels/mine-7-py3-none-any.whl"])
     with zipfile.ZipFile(file.parent / "w.whl") as archive:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from tests.support.cli import Orlop
+from tests.support.ctr import eventually
 from tests.support.daemon import Daemon
 from tests.support.distributions import id_of, install, uri_of
 
@@ -141,6 +143,28 @@ def test_each_mistake_is_named_once_and_stays_alone(short_tmp: Path, site: Path)
         assert daemon.ctr("authors").run("images", "ls").code == 0
         (stray,) = [line for line in lines if "orlop-astray" in line]
         assert 'no installed plugin type has it; write \\"orlop.snapshotter.v1\\"' in stray
+
+
+#: A daemon that loses its patience sooner.
+HASTY = "import sys, orlop_services.daemon.run as run; run._LATE = 1.0; from orlop_services.daemon import main; "
+BLOCKS = {
+    "import": "import time\ntime.sleep(1000)",
+    "factory": '@snapshotter("blocks")\nasync def plugin(ctx):\n    import time\n    time.sleep(1000)',
+}
+
+
+@pytest.mark.parametrize("where", BLOCKS)
+def test_the_line_that_blocks_a_start_is_in_the_log(short_tmp: Path, tmp_path: Path, where: str) -> None:
+    offer(tmp_path, "blocks", "[orlop.snapshotter.v1]\nblocks = orlop_blocks:plugin\n", BLOCKS[where])
+    program = (sys.executable, "-c", f"{HASTY}sys.exit(main())")
+    daemon = Daemon(short_tmp, program, top=f'plugin_dirs = ["{tmp_path}"]\n')
+    daemon.launch()
+    try:
+        line = len((HEAD + BLOCKS[where]).splitlines())
+        told = f'File "{tmp_path}/orlop_blocks.py", line {line} in '
+        eventually(lambda: told in daemon.log.read_text(), daemon.tail, 60)
+    finally:
+        daemon.purge()
 
 
 def test_what_is_installed_meanwhile_comes_with_a_reload(short_tmp: Path, tmp_path: Path) -> None:

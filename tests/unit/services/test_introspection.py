@@ -101,7 +101,8 @@ async def test_plugins_are_described(stub: Stub) -> None:
 async def test_failed_and_skipped_plugins_carry_their_reason_and_disabled_ones_are_left_out(stub: Stub) -> None:
     found = await listed(stub)
     assert set(found) == {"good", "plain", "absent", "broken", "dependent", "introspection"}
-    assert (found["broken"].init_err.code, found["broken"].init_err.message) == (2, "it is broken")
+    assert found["broken"].init_err.code == 2
+    assert found["broken"].init_err.message.startswith("ValueError: it is broken (")
     assert found["absent"].init_err.message == "no such device; buy one: skip plugin"
     assert "skip plugin" in found["dependent"].init_err.message
     assert list(found["dependent"].requires) == [off.uri]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -27,6 +28,8 @@ from orlop_services.daemon.version import REVISION, version
 
 GRPC: Final = f"{SERVER.name}.grpc"
 TTRPC: Final = f"{SERVER.name}.ttrpc"
+#: Seconds after which a start that is not done yet shows what its threads are at.
+_LATE: Final = 60.0
 #: Seconds that plugins get to close before the process ends anyway.
 _CLOSING: Final = 30.0
 
@@ -76,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     debug = config.settings.debug
     logs.configure(debug.level, debug.format, traced=debug.log_trace_id)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # From a thread of its own: a plugin that blocks while it is imported, or made, lets nothing else run.
+    faulthandler.dump_traceback_later(_LATE, repeat=True, file=2)
     try:
         kernel = Kernel(config, properties=properties(config))
         # All faults of the config, those of plugins' tables too, before anything on the host changes.
@@ -86,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     except OrlopError as error:
         sys.stderr.writelines(f"orlopd: {line}\n" for line in str(error).splitlines())
         return 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     _log.info("stopped; %d locks released", len(locks))
     return 0
 
@@ -106,6 +113,7 @@ async def _serve(kernel: Kernel, began: float) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: dump(loop))
     try:
         if await _start(kernel, stop):
+            faulthandler.cancel_dump_traceback_later()
             # What is there now stays: no collection needs to look through it again.
             gc.freeze()
             gc.enable()

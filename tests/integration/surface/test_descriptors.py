@@ -78,11 +78,9 @@ def sending(daemon: Daemon) -> Iterator[GrpcSender]:
 
 
 def test_one_client_too_many_is_told(short_tmp: Path) -> None:
-    with Daemon(short_tmp, ORLOPD) as daemon:
-        daemon.stop()
-        text = daemon.config.read_text()
-        daemon.config.write_text(text.replace("[grpc]\n", "[grpc]\nmax_connections = 3\n"))
-        daemon.start()
+    daemon = Daemon(short_tmp, ORLOPD)
+    daemon.config.write_text(daemon.config.read_text().replace("[grpc]\n", "[grpc]\nmax_connections = 3\n"))
+    with daemon:
         with ExitStack() as stack:
             sender = stack.enter_context(sending(daemon))
             eventually(lambda: answers(sender), "the first client is in", TIMEOUT)

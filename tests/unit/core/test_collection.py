@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -27,6 +28,7 @@ from orlop.values import (
     SnapshotKind,
     now,
 )
+from orlop_core.metadata.snapshots import NamespacedSnapshotter
 from orlop_sdk import digest as digests
 from orlop_sdk.testing.content import put
 
@@ -72,6 +74,41 @@ async def collect_with(core: Core, monkeypatch: pytest.MonkeyPatch, action: Call
 
 
 # ---- while writers go on --------------------------------------------------------------------------------------------
+
+
+async def test_what_is_removed_during_a_sweep_goes_with_the_next(core: Core) -> None:
+    """A sweep that falls between a removal and its commit finds a record that is still there."""
+    metadata = core.metadata
+    native = metadata.snapshotters["native"]
+    await metadata.collect()
+    await native.prepare("s1")
+    blob = await put(metadata.content, b"blob")
+    running, removing, swept = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(reached: threading.Event, until: threading.Event) -> None:
+        reached.set()
+        assert until.wait(20)
+
+    # While the first write runs, the others come together, to be one transaction.
+    first = asyncio.create_task(metadata._database.write(lambda _: hold(running, removing)))
+    assert await asyncio.to_thread(running.wait, 20)
+    reached = threading.Event()
+    others = asyncio.gather(
+        native.remove("s1"),
+        metadata.content.delete(blob),
+        metadata._database.write(lambda _: hold(reached, swept)),
+    )
+    await asyncio.sleep(0)
+    removing.set()
+    assert await asyncio.to_thread(reached.wait, 20)
+    assert isinstance(native, NamespacedSnapshotter)
+    await native.sweep(())
+    await metadata._content.sweep((), ())
+    swept.set()
+    await asyncio.gather(first, others)
+    await metadata.collect()
+    assert [info.name async for info in core.snapshots.walk()] == []
+    assert blob not in {info.digest async for info in core.content.walk()}
 
 
 async def test_what_becomes_reachable_during_the_mark_stays(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ class NamespacedContent:
             tx.db.execute("DELETE FROM content WHERE node = ?", (node,))
             graph.remove(tx, node)
             tx.changed(removed=True, event=event(ns, "/content/delete", ContentDelete(digest=digest)))
-            # Here, not after the call: its caller may be cancelled before that.
-            self._deleted.add(digest)
+            # Not sooner: a sweep that comes before the commit would find the record, and leave the blob for ever.
+            tx.note(lambda: self._deleted.add(digest))
 
         await self._database.write(write)
 

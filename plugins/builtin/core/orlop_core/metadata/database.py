@@ -47,6 +47,7 @@ class Outcome:
     events: list[Event] = field(default_factory=list)
     changes: int = 0
     removals: int = 0
+    notes: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Transaction:
@@ -63,6 +64,13 @@ class Transaction:
         self.outcome.removals += removed
         if event is not None:
             self.outcome.events.append(event)
+
+    def note(self, callback: Callable[[], None]) -> None:
+        """Have something called in the event loop once this is durable, before the caller hears of it.
+
+        It is called also when the caller was cancelled meanwhile.
+        """
+        self.outcome.notes.append(callback)
 
 
 @dataclass(slots=True)
@@ -215,7 +223,7 @@ class Database:
                 call.settle(None, failure)
             return
         # Before the futures: the loop then publishes an event before it wakes the caller whose change it tells of.
-        if self._loop is not None and (total.changes or total.events):
+        if self._loop is not None and (total.changes or total.events or total.notes):
             self._loop.call_soon_threadsafe(self._committed, total)
         for call, result, error in results:
             call.settle(result, error)
@@ -235,6 +243,7 @@ class Database:
         total.events += outcome.events
         total.changes += outcome.changes
         total.removals += outcome.removals
+        total.notes += outcome.notes
         return result, None
 
 

@@ -22,7 +22,7 @@ from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, U
 from orlop.interfaces.snapshotter import Cleaner, Snapshotter
 from orlop.values import EMPTY, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, apply_labels, check_labels
 from orlop_core.metadata import graph
-from orlop_core.metadata.database import Database
+from orlop_core.metadata.database import Database, Transaction
 from orlop_core.metadata.guard import Guard
 from orlop_core.metadata.links import LEASES
 from orlop_core.metadata.query import Query
@@ -134,8 +134,13 @@ class NamespacedSnapshotter:
     async def remove(self, key: str) -> None:
         ns, lease = graph.call_scope()
         await self._recover()
-        # Noted in the write, not after the call: its caller may be cancelled before that.
-        await self._database.write(lambda tx: self._removed.add(self._records.remove(tx, ns, key, lease)))
+
+        def write(tx: Transaction) -> None:
+            name = self._records.remove(tx, ns, key, lease)
+            # Not sooner: a sweep that comes before the commit would find the record, and leave the snapshot for ever.
+            tx.note(lambda: self._removed.add(name))
+
+        await self._database.write(write)
 
     async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
         ns, _ = graph.call_scope()

@@ -244,6 +244,8 @@ class SqliteMetadataStore:
             removed[label] = len(items)
 
     def _committed(self, outcome: Outcome) -> None:
+        for note in outcome.notes:
+            note()
         for event in outcome.events:
             self._outbox.put_nowait(event)
         for mutations in self._mutations:

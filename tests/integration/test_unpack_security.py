@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gzip
 import os
 import signal
@@ -107,7 +108,9 @@ async def test_nothing_leaves_the_tree(
 
 
 def with_place(info: tarfile.TarInfo, outside: Path) -> tarfile.TarInfo:
-    return info.replace(linkname=info.linkname.replace("{outside}", str(outside)))
+    placed = copy.copy(info)
+    placed.linkname = info.linkname.replace("{outside}", str(outside))
+    return placed
 
 
 REFUSED: dict[str, tuple[list[Member], str]] = {

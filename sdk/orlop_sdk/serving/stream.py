@@ -72,6 +72,8 @@ def run(convert: Convert) -> int:
     # What the function prints must not get into the layer.
     sink = os.dup(1)
     os.dup2(2, 1)
+    # One buffer for both, so that an error comes after what was said before it.
+    sys.stdout = sys.stderr
     try:
         with open(0, "rb", closefd=False) as source, open(sink, "wb", buffering=1 << 16) as out:
             convert(Stream(source, out, os.environ.get(MEDIA_TYPE, ""), payload))

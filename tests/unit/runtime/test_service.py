@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from orlop import context, hooks
-from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from orlop.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from orlop.interfaces.log import LOG_DRIVER
 from orlop.interfaces.runtime import TaskRequest
 from orlop.interfaces.task import TaskOptions
@@ -334,3 +335,24 @@ async def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="sha256:1"):
         await f.service.create("c1", TaskOptions(checkpoint=Descriptor(CRIU_TAR, "sha256:1", 1)))
     assert not await asyncio.to_thread(lambda: list(tmp_path.glob("restore/ns/*")))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../out", tarfile.REGTYPE),
+        ("/out", tarfile.REGTYPE),
+        ("a/b", tarfile.REGTYPE),
+        ("..", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("folder", tarfile.DIRTYPE),
+    ],
+)
+async def test_a_checkpoint_that_leaves_its_directory(tmp_path: Path, name: str, kind: bytes) -> None:
+    f = Fixture(tmp_path)
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc" if kind == tarfile.SYMTYPE else ""
+    f.content.blobs["sha256:1"] = info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    with pytest.raises(DataLoss, match="not a plain file"):
+        await f.service.create("c1", TaskOptions(checkpoint=Descriptor(CRIU_TAR, "sha256:1", 1)))
+    assert not await asyncio.to_thread(lambda: list(tmp_path.rglob("restore/ns/*")))

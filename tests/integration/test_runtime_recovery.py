@@ -137,6 +137,11 @@ async def test_a_shim_without_its_container_is_sent_away(w: World) -> None:
     bundle.create(json.dumps(oci.spec(w.namespace, "c1", ["true"])).encode())
     address = await w.launcher.launch(ShimRequest("c1", w.namespace, RUNC, bundle.path))
     bundle.save(address, RUNC)
+    # It listens before it has its own name.
+    for _ in range(int(PATIENCE / 0.05)):
+        if w.shims():
+            break
+        await asyncio.sleep(0.05)
     assert len(w.shims()) == 1
     await w.restart()
     assert await w.runtime.list() == []

@@ -40,7 +40,12 @@ def test_clean_run_passes(inner: Path) -> None:
 def test_process_left_behind_fails_the_run(inner: Path) -> None:
     result = run(
         inner,
-        "import subprocess\ndef test_it():\n    subprocess.Popen(['sleep', '55'], start_new_session=True)\n",
+        "import subprocess\n"
+        "def test_it():\n"
+        "    process = subprocess.Popen(['sleep', '55'], start_new_session=True)\n"
+        # The kernel shows no environment until the new program is in place, a moment after Popen returns.
+        "    while not open(f'/proc/{process.pid}/environ', 'rb').read():\n"
+        "        pass\n",
     )
     match = re.search(r"process (\d+): sleep 55", result.stdout)
     assert match, result.stdout

@@ -7,7 +7,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
@@ -29,19 +29,18 @@ class SerialWorker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue a call. Raises `RuntimeError` after `close`."""
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Queue a call and wait for it. It runs even if the caller is cancelled meanwhile.
+
+        Raises `RuntimeError` after `close`.
+        """
         call = Call(function, args, kwargs)
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._thread.name}: closed")
             self._queue.put(call)
-        return call.future
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Queue a call and wait for it. It runs even if the caller is cancelled meanwhile."""
-        future = self.submit(function, *args, **kwargs)
-        return await asyncio.shield(asyncio.wrap_future(future))
+        result: T = await call.future
+        return result
 
     def close(self) -> None:
         """Run what is queued, then end. May be called twice."""
@@ -67,10 +66,12 @@ class SerialWorker:
 
 
 class Call:
-    """A queued call and the future of its result."""
+    """A queued call and the future of its result, which belongs to the event loop that it was made on."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.future: Future[Any] = Future()
+        # Not one of concurrent.futures: a lock, and several turns of the loop, for each write.
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
         self._function, self._args, self._kwargs = function, args, kwargs
 
     def run(self) -> None:
@@ -86,7 +87,13 @@ class Call:
             return None, error
 
     def settle(self, result: Any, error: BaseException | None) -> None:
-        """Give the waiter its answer."""
+        """Give the waiter its answer, if it still waits. To be called in the thread."""
+        with suppress(RuntimeError):  # a loop that is closed has no waiters
+            self._loop.call_soon_threadsafe(self._settle, result, error)
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
         if error is not None:
             self.future.set_exception(error)
         else:

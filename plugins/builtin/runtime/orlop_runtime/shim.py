@@ -29,6 +29,8 @@ Key = tuple[str, str]
 Announce = Callable[..., Sequence[Callable[[BaseException | None], None]]]
 
 _CONNECT_TIMEOUT: Final = 100.0
+#: Seconds for the calls of a connection that broke to fail by themselves.
+_GRACE: Final = 5.0
 
 
 class Message(Protocol):
@@ -185,7 +187,8 @@ class Shim:
             await channel.wait_for_state_change(state)
             state = channel.get_state(try_to_connect=True)
         self._lost()
-        await channel.close()
+        # Calls under way hear that their peer went; closing at once would cancel them, as if their caller had.
+        await channel.close(_GRACE)
 
     async def _from_grpc(self, error: Exception) -> Exception:
         import grpc.aio

@@ -216,7 +216,7 @@ async def world(base: Path, *, own: bool = False) -> AsyncIterator[World]:
     events = Recorder()
     server = Server(Forwarding(events).methods())
     await server.listen(f"{base}/t.sock")
-    timeouts = Timeouts(load=2.0)
+    timeouts = Timeouts()
     launcher = make_launcher(base, own=own)
     made = World(
         base,

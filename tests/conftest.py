@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def shims() -> dict[int, str]:
     return found
 
 
+def runc_directories() -> set[Path]:
+    """The control groups and state directories that there are of namespaces, and of others at the same level."""
+    groups = Path("/sys/fs/cgroup")
+    found = [*groups.glob("*/"), *groups.glob("*/*/"), *Path("/run/containerd/runc").glob("*/")]
+    return {path for path in found if not path.is_symlink() and not os.path.ismount(path)}
+
+
+def remove_empty(directories: set[Path]) -> None:
+    """Remove what runc leaves of a namespace when its last container goes: one empty directory in each place."""
+    for path in directories:
+        with suppress(OSError):
+            path.rmdir()
+
+
 def settled(find: Callable[[], list[str]]) -> list[str]:
     """What ``find`` still finds after the grace period; returns at once when that is nothing."""
     deadline = time.monotonic() + GRACE
@@ -115,6 +130,7 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
     Only what is surely this run's counts, since others may work on the same host: processes that carry its token, shims
     that name one of its directories, and mounts below those. With ``CI`` set the host is taken to be this run's alone.
+    What runc leaves by design is removed.
     """
     token = uuid.uuid4().hex
     os.environ[SESSION_VARIABLE] = token
@@ -123,6 +139,7 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     alone = bool(os.environ.get("CI"))
     root = Path("/")
     before = (set(mount_points(root)), network_namespaces(), shims().keys())
+    directories = runc_directories()
 
     def leaks() -> list[str]:
         processes = session_processes(token)
@@ -143,5 +160,6 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
     yield
     left = settled(leaks)
+    remove_empty(runc_directories() - directories)
     if left:
         pytest.fail("the test run left behind:\n  " + "\n  ".join(left), pytrace=False)

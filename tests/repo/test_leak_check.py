@@ -65,3 +65,12 @@ def test_mount_left_behind_fails_its_test_and_is_detached(inner: Path) -> None:
     assert result.returncode != 0
     assert not Path(match[1]).exists()
     assert "left behind" not in result.stdout
+
+
+def test_what_runc_leaves_is_removed(inner: Path) -> None:
+    group = f"/sys/fs/cgroup/pids/orlop-left-{os.getpid()}"
+    if not Path(group).parent.is_dir():
+        group = f"/sys/fs/cgroup/orlop-left-{os.getpid()}"
+    result = run(inner, f"import os\ndef test_it():\n    os.mkdir({group!r})\n")
+    assert result.returncode == 0, result.stdout
+    assert not Path(group).exists()

@@ -153,7 +153,8 @@ def test_a_config_file_gives_the_plugin_its_table(short_tmp: Path) -> None:
     ("args", "said"),
     [
         (("snapshot", "nosuch"), "not installed; there are: io.containerd.snapshotter.v1.native"),
-        (("content", "native"), "not installed"),
+        (("content", "native"), "only a io.containerd.content.v1 will do here"),
+        (("content", "nosuch"), "not installed"),
         (("content", "io.containerd.snapshotter.v1.native"), "only a io.containerd.content.v1 will do here"),
         (("snapshot", "os:path"), "not a registration"),
     ],

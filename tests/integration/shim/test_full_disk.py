@@ -143,6 +143,11 @@ async def test_starting_on_a_full_disk(disk: Disk) -> None:
         disk.free()
         await task.start()
     assert (await task.state()).status is TaskStatus.RUNNING
+    # The OCI runtime says that it is started a moment before the program is.
+    for _ in range(int(PATIENCE / 0.05)):
+        if pids_of("98131"):
+            break
+        await asyncio.sleep(0.05)
     assert len(pids_of("98131")) == 1
     await disk.remove(task)
     assert await disk.world.settled() == []

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from orlop.interfaces.rpc import RpcMethod
-from orlop_sdk.admission import Admission
 from orlop_sdk.http2 import heads
+from orlop_sdk.http2.admission import Admission
 from orlop_sdk.http2.calls import Call, Limits
 from orlop_sdk.http2.connection import Connection
 from orlop_sdk.http2.headers import Fields

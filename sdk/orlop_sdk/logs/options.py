@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError, field_validator
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogStreams
@@ -45,6 +46,11 @@ def given(defaults: _Model, uri: str, options: Mapping[str, str]) -> _Model:
         raise InvalidArgument(f'log URI "{uri}": {f"{option}: " if option else ""}{words}') from error
 
 
+#: The least and the most that may wait for a receiver, and the shortest limit of a line, in bytes.
+_BUFFER: Final = (64 << 10, 1 << 30)
+_LINE: Final = 1 << 10
+
+
 def size(text: str, least: int, most: int) -> int:
     """Bytes of a size such as ``10m``. Raises ValueError, for use in models."""
     match = _SIZE.fullmatch(text.strip())
@@ -63,6 +69,47 @@ def checked_tag(text: str) -> str:
     return text
 
 
+class RelayConfig(PluginConfig):
+    """What drivers that send to a receiver (`orlop_sdk.logs.relay`) have in common; a subclass adds where to.
+
+    It holds for URIs that say nothing themselves. Their options have the same names, with ``-`` for ``_``.
+    """
+
+    longest_line: ClassVar[int] = 64 << 20
+    """The most that `max_line_size` may be, in bytes: what the receiver takes."""
+
+    tag: Annotated[str, AfterValidator(checked_tag)] = "{{.ID}}"
+    """Name of the container for the receiver."""
+    mode: Literal["non-blocking", "blocking"] = "non-blocking"
+    """What happens when the buffer is full: drop, or wait for a receiver that takes something."""
+    max_buffer_size: str = "4m"
+    """How much may wait for the receiver; k, m and g are powers of 1024."""
+    max_line_size: str = "16k"
+    """Longer lines become several messages."""
+
+    @field_validator("max_buffer_size")
+    @classmethod
+    def _buffer(cls, text: str) -> str:
+        size(text, *_BUFFER)
+        return text
+
+    @field_validator("max_line_size")
+    @classmethod
+    def _line(cls, text: str) -> str:
+        size(text, _LINE, cls.longest_line)
+        return text
+
+    @property
+    def buffer(self) -> int:
+        """Bytes that may wait."""
+        return size(self.max_buffer_size, *_BUFFER)
+
+    @property
+    def longest(self) -> int:
+        """Bytes of a line that go in one message."""
+        return size(self.max_line_size, _LINE, self.longest_line)
+
+
 def expand(tag: str, streams: LogStreams) -> str:
     """A tag with the container's own values in it."""
     values = {
@@ -73,6 +120,12 @@ def expand(tag: str, streams: LogStreams) -> str:
         ".Namespace": streams.namespace,
     }
     return _MARK.sub(lambda match: values[match[1]], tag)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """A time since the epoch as Docker's drivers write it: RFC 3339 in UTC, with nanoseconds."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
 def short(id: str) -> str:

@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
-from orlop_journald import BUFFER, LONGEST, JournaldConfig
+from orlop_journald import JournaldConfig
 from orlop_journald.native import Journal, field
 from orlop_sdk.logs.lines import Piece, copy
-from orlop_sdk.logs.options import expand, given, short, size
+from orlop_sdk.logs.options import expand, given, short, timestamp
 from orlop_sdk.logs.relay import Relay
 
 # As syslog(3) has them.
@@ -45,15 +45,14 @@ class JournaldDriver:
         relay = Relay(
             f"journal {chosen.socket}",
             partial(Journal, chosen.socket),
-            size(chosen.max_buffer_size, 0, BUFFER),
+            chosen.buffer,
             chosen.mode == "blocking",
             entries.notice,
             self._log,
         )
         try:
             streams.ready()
-            longest = size(chosen.max_line_size, 0, LONGEST)
-            copy(streams, longest, lambda stream, pieces: relay.put(entries.make(stream, pieces)))
+            copy(streams, chosen.longest, lambda stream, pieces: relay.put(entries.make(stream, pieces)))
         finally:
             relay.end()
 
@@ -94,12 +93,7 @@ class Entries:
         return self._head(_WARNING) + field("MESSAGE", words.encode())
 
     def _head(self, priority: int) -> bytes:
-        return self._fields + b"PRIORITY=%d\nSYSLOG_TIMESTAMP=%s\n" % (priority, _now())
-
-
-def _now() -> bytes:
-    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z".encode()
+        return self._fields + f"PRIORITY={priority}\nSYSLOG_TIMESTAMP={timestamp(time.time_ns())}\n".encode()
 
 
 _: type[LogDriver] = JournaldDriver

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,12 +15,13 @@ from urllib.parse import parse_qsl, urlsplit
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
 from orlop_sdk.logs.lines import Piece, copy
+from orlop_sdk.logs.options import size, timestamp
 
 # A longer line becomes several entries, of which only the last ends with a newline: readers join them by that.
 _LONGEST: Final = 16 << 10
-_SIZE: Final = re.compile(r"(-?\d+)\s*([kmg]?)i?b?", re.IGNORECASE)
+# The largest file that there can be.
+_MOST: Final = (1 << 63) - 1
 _quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class JsonFileDriver:
@@ -55,10 +55,10 @@ class JsonFileDriver:
         if unknown:
             raise InvalidArgument(f'log URI "{uri}": no option "{unknown[0]}"; there are max-size and max-file')
         chosen = {**self._defaults, **options}
-        size = parse_size(chosen["max-size"])
+        most = parse_size(chosen["max-size"])
         if not chosen["max-file"].isdecimal() or int(chosen["max-file"]) < 1:
             raise InvalidArgument(f'log URI "{uri}": max-file "{chosen["max-file"]}" must be a number of at least 1')
-        return Path(parts.path), size, int(chosen["max-file"])
+        return Path(parts.path), most, int(chosen["max-file"])
 
 
 class RotatingFile:
@@ -74,9 +74,9 @@ class RotatingFile:
 
     def write(self, entries: Sequence[bytes]) -> None:
         """Append entries, each whole, in the current file or a new one."""
-        size = sum(map(len, entries))
-        if not self._most or self._size + size <= self._most:
-            self._append(b"".join(entries), size)
+        length = sum(map(len, entries))
+        if not self._most or self._size + length <= self._most:
+            self._append(b"".join(entries), length)
             return
         for entry in entries:
             if self._size and self._size + len(entry) > self._most:
@@ -87,11 +87,11 @@ class RotatingFile:
         """Close the file. May be called once."""
         os.close(self._fd)
 
-    def _append(self, text: bytes, size: int) -> None:
+    def _append(self, text: bytes, length: int) -> None:
         view = memoryview(text)
         while view:
             view = view[os.write(self._fd, view) :]
-        self._size += size
+        self._size += length
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -122,17 +122,12 @@ def entries_of(stream: str, pieces: Sequence[Piece], nanoseconds: int) -> list[b
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``10m``; 0, which means no limit, for ``-1``. Raises `InvalidArgument`."""
-    match = _SIZE.fullmatch(text.strip())
-    number = int(match[1]) if match else 0
-    if match is None or number == 0 or number < -1:
-        raise InvalidArgument(f'max-size "{text}": write a size such as 500k, 10m or 1g, or -1 for none')
-    return 0 if number == -1 else number * _UNITS[match[2].lower()]
-
-
-def timestamp(nanoseconds: int) -> str:
-    """RFC 3339 in UTC, with nanoseconds."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+    if text.strip() == "-1":
+        return 0
+    try:
+        return size(text, 1, _MOST)
+    except ValueError as error:
+        raise InvalidArgument(f'max-size "{text}": write a size such as 500k, 10m or 1g, or -1 for none') from error
 
 
 def _put(file: RotatingFile, stream: str, pieces: Sequence[Piece]) -> None:

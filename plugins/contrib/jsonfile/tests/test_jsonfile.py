@@ -13,7 +13,8 @@ import pytest
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver
-from orlop_jsonfile.driver import JsonFileDriver, RotatingFile, parse_size, timestamp
+from orlop_jsonfile.driver import JsonFileDriver, RotatingFile, parse_size
+from orlop_sdk.logs.options import timestamp
 from orlop_sdk.testing.log import LogDriverSuite, LogRun
 
 

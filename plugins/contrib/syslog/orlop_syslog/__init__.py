@@ -3,21 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
-from orlop import InitContext, PluginConfig
+from orlop import InitContext
 from orlop.interfaces.log import LogDriver, log_driver
 from orlop.plugin import ConfigPath
-from orlop_sdk.logs.options import checked_tag, size
+from orlop_sdk.logs.options import RelayConfig
 from orlop_syslog.address import Address
 from orlop_syslog.message import facility_code
-
-#: The largest buffer, in bytes.
-BUFFER: Final = 1 << 30
-#: The longest message, in bytes: what a datagram holds.
-LONGEST: Final = 60 << 10
 
 
 def _address(text: str) -> str:
@@ -29,18 +24,10 @@ def _facility(text: str) -> str:
     return text
 
 
-def _buffer(text: str) -> str:
-    size(text, 64 << 10, BUFFER)
-    return text
+class SyslogConfig(RelayConfig):
+    """Which server and how, beside what all such drivers have."""
 
-
-def _line(text: str) -> str:
-    size(text, 1 << 10, LONGEST)
-    return text
-
-
-class SyslogConfig(PluginConfig):
-    """What holds for URIs that say nothing themselves. Their options have the same names, with ``-`` for ``_``."""
+    longest_line: ClassVar[int] = 60 << 10  # what a datagram holds
 
     syslog_address: Annotated[str, AfterValidator(_address)] = "unixgram:///dev/log"
     """Where to: unixgram:///path, udp://host:port, tcp://host:port or tcp+tls://host:port."""
@@ -56,14 +43,6 @@ class SyslogConfig(PluginConfig):
     """Its key."""
     syslog_tls_skip_verify: bool = False
     """Take any certificate of a TLS server."""
-    tag: Annotated[str, AfterValidator(checked_tag)] = "{{.ID}}"
-    """Name of the application in messages."""
-    mode: Literal["non-blocking", "blocking"] = "non-blocking"
-    """What happens when the buffer is full: drop, or wait for a server that takes something."""
-    max_buffer_size: Annotated[str, AfterValidator(_buffer)] = "4m"
-    """How much may wait for the server; k, m and g are powers of 1024."""
-    max_line_size: Annotated[str, AfterValidator(_line)] = "16k"
-    """Longer lines become several messages."""
 
     @model_validator(mode="after")
     def _certificate_has_key(self) -> Self:

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl, urlsplit
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
 from orlop_sdk.logs.lines import Piece, copy
-from orlop_sdk.logs.options import expand, given, size
+from orlop_sdk.logs.options import expand, given
 from orlop_sdk.logs.relay import Relay
-from orlop_syslog import BUFFER, LONGEST, SyslogConfig
+from orlop_syslog import SyslogConfig
 from orlop_syslog.address import Address
 from orlop_syslog.message import ERROR, INFO, WARNING, Heads, facility_code
 from orlop_syslog.outlets import dial
@@ -59,14 +59,14 @@ class SyslogDriver:
         relay = Relay(
             f"syslog server {address}",
             partial(dial, address, chosen),
-            size(chosen.max_buffer_size, 0, BUFFER),
+            chosen.buffer,
             chosen.mode == "blocking",
             lambda words: heads.make(WARNING, time.time_ns()) + words.encode(),
             self._log,
         )
         try:
             streams.ready()
-            copy(streams, size(chosen.max_line_size, 0, LONGEST), partial(_put, relay, heads))
+            copy(streams, chosen.longest, partial(_put, relay, heads))
         finally:
             relay.end()
 

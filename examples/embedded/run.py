@@ -9,12 +9,12 @@ The client is the one that talks to daemons, too; only how it is made differs. T
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import os
 import platform
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -29,6 +29,7 @@ IMAGE = "docker.io/library/busybox-of-this-host:latest"
 # Some of busybox's names; the others can be had by `busybox NAME`.
 APPLETS = ("cat", "echo", "hostname", "ls", "ps", "sh", "uname")
 RUNC_STATE = Path("/run/containerd/runc")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 async def main(*command: str) -> int:
@@ -43,11 +44,17 @@ async def main(*command: str) -> int:
                 await client.import_images(image_archive(place / "image.tar"))
                 result = await client.run(IMAGE, *command)
         finally:
-            # The one thing that runc keeps outside of our directories.
-            shutil.rmtree(RUNC_STATE / namespace, ignore_errors=True)
+            remove_traces(namespace)
     sys.stdout.write(result.stdout.decode(errors="replace"))
     sys.stderr.write(result.stderr.decode(errors="replace"))
     return result.status
+
+
+def remove_traces(namespace: str) -> None:
+    """Remove what runc leaves elsewhere: an empty directory of the namespace in each of these places."""
+    for place in (RUNC_STATE, CGROUPS, *CGROUPS.glob("*/")):
+        with contextlib.suppress(OSError):
+            (place / namespace).rmdir()
 
 
 def image_archive(path: Path) -> Path:

@@ -31,6 +31,7 @@ BUSYBOX = Path("/bin/busybox")
 IMAGE = "docker.io/library/hello-orlop:latest"
 SCRIPT = 'echo "Hello from container $(hostname), process $$ of its own pid namespace."; uname -sr'
 RUNC_STATE = Path("/run/containerd/runc")
+CGROUPS = Path("/sys/fs/cgroup")
 ORLOPD = Path(sys.executable).with_name("orlopd")
 
 
@@ -64,8 +65,10 @@ def own_namespace() -> Iterator[str]:
     try:
         yield name
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            (RUNC_STATE / name).rmdir()
+        # It leaves one empty directory of the namespace in each of these places.
+        for place in (RUNC_STATE, CGROUPS, *CGROUPS.glob("*/")):
+            with contextlib.suppress(OSError):
+                (place / name).rmdir()
 
 
 @contextlib.contextmanager

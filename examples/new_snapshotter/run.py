@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,6 +28,7 @@ from pathlib import Path
 BUSYBOX = Path("/bin/busybox")
 IMAGE = "docker.io/library/hello:latest"
 RUNC_STATE = Path("/run/containerd/runc")
+CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE = 60.0
 """Seconds that a program gets until it listens, and until it ends."""
 ORLOP = """\
@@ -70,10 +70,16 @@ def main(name: str = "hello") -> int:
             under_orlop(folder, name)
             under_containerd(folder, name)
         finally:
-            # The one thing that lies elsewhere: runc's directory for the namespace.
-            shutil.rmtree(RUNC_STATE / folder.namespace, ignore_errors=True)
+            remove_traces(folder.namespace)
     print(f"\nfrom an empty folder to both daemons in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def remove_traces(namespace: str) -> None:
+    """Remove what runc leaves elsewhere: an empty directory of the namespace in each of these places."""
+    for place in (RUNC_STATE, CGROUPS, *CGROUPS.glob("*/")):
+        with contextlib.suppress(OSError):
+            (place / namespace).rmdir()
 
 
 def make(folder: Folder, name: str) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import runc_directories
 from tests.support.ctr import columns, environment, eventually
 from tests.support.daemon import Daemon
 from tests.support.environment import Environment, pip_install
@@ -50,8 +51,7 @@ def entries(folder: Path) -> set[str]:
 
 
 def test_embedded_leaves_nothing_behind(tmp_path: Path) -> None:
-    state = Path("/run/containerd/runc")
-    before = {name for name in entries(state) if name.startswith("embedded-")}
+    before = runc_directories()
     done = run(sys.executable, ROOT / "examples/embedded/run.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
@@ -59,14 +59,16 @@ def test_embedded_leaves_nothing_behind(tmp_path: Path) -> None:
     assert rest[0].split() == ["PID", "USER", "COMMAND"]
     failed = run(sys.executable, ROOT / "examples/embedded/run.py", "sh", "-c", "echo x >&2; exit 5", cwd=tmp_path)
     assert (failed.returncode, failed.stdout, failed.stderr) == (5, "", "x\n")
-    assert {name for name in entries(state) if name.startswith("embedded-")} == before
+    assert [path for path in runc_directories() - before if path.name.startswith("embedded-")] == []
     assert entries(tmp_path) == set()
 
 
 def test_from_an_empty_folder_to_both_daemons(tmp_path: Path) -> None:
     """A distribution is made, installed and checked, and containers of orlopd and of containerd run on it."""
+    before = runc_directories()
     done = run(sys.executable, ROOT / "examples/new_snapshotter/run.py", "fresh", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert [path for path in runc_directories() - before if path.name.startswith("empty-folder-")] == []
     _, _, shown = done.stdout.partition("$ orlop-sdk check fresh\n")
     kit, orlop, containerd = re.split(r"^# under .*$", shown, flags=re.MULTILINE)
     assert re.search(

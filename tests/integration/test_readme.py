@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import runc_directories
 from tests.support.daemon import Daemon
 from tests.support.image import Image, write_archive
 
@@ -70,6 +71,7 @@ def shell(line: str, folder: Path, environment: dict[str, str]) -> subprocess.Co
 
 def test_make_run_prints_what_the_readme_shows() -> None:
     (shown,) = blocks("console")
+    before = runc_directories()
     done = subprocess.run(["make", "run"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     pattern = re.escape(shown.partition("\n")[2].strip())
     for literal, general in (
@@ -82,6 +84,7 @@ def test_make_run_prints_what_the_readme_shows() -> None:
         assert literal in pattern
         pattern = pattern.replace(literal, general)
     assert re.search(pattern, done.stdout), done.stdout
+    assert [path for path in runc_directories() - before if path.name.startswith("first-")] == []
 
 
 def test_commands_work_in_order(place: tuple[Path, dict[str, str]]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support import oci
 from tests.support.runtime import PATIENCE, RUNC, Output, World, cgroup_files, pids_of, world
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
-from orlop.interfaces.runtime import TaskRequest
+from orlop.interfaces.runtime import Task, TaskRequest
 from orlop.values import AnyMessage, Mount, Stdio, TaskStatus
 from orlop_runtime.bundle import Bundle
 from orlop_sdk.api.types.introspection_pb2 import RuntimeInfo, RuntimeRequest
@@ -304,6 +305,50 @@ async def test_a_shim_that_is_killed(w: World) -> None:
     assert (await task.delete()).status == 137
     assert pids_of("98765") == []
     assert await w.settled() == []
+
+
+async def test_a_shim_that_is_killed_before_its_container_started(w: World) -> None:
+    task = await w.create("c1", ["sleep", "98766"])
+    await dies_with_its_shim(w, task, *w.shims())
+
+
+async def test_a_shim_that_is_killed_while_its_container_is_frozen(w: World) -> None:
+    task = await w.run("c1", ["sleep", "98766"])
+    await task.pause()
+    await dies_with_its_shim(w, task, *w.shims())
+
+
+async def test_a_shim_that_is_killed_while_a_process_is_started(w: World) -> None:
+    """Whoever waits for a process, or for its start, hears of the end."""
+    task = await w.run("c1", ["sleep", "98766"])
+    # Before it has children that look like it.
+    (shim,) = w.shims()
+    spec = oci.process_message(oci.process(["sleep", "98766"]))
+    await task.exec("e1", spec, Stdio())
+    await task.start("e1")
+    await task.exec("e2", spec, Stdio())
+    waiting = asyncio.create_task(task.wait("e1"))
+    starting = asyncio.create_task(task.start("e2"))
+    await asyncio.sleep(0)
+    await dies_with_its_shim(w, task, shim)
+    async with asyncio.timeout(PATIENCE):
+        for each in (waiting, starting):
+            with suppress(OrlopError):
+                await each
+
+
+async def dies_with_its_shim(w: World, task: Task, shim: int) -> None:
+    """Kill the shim: the container ends, its end is told with the status that it has, and nothing is left of it."""
+    os.kill(shim, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        assert (await task.wait()).status == 137
+    exited = await w.events.wait("c1", "/tasks/exit")
+    assert (exited.exit_status, exited.pid, exited.id) == (137, task.pid, "c1")
+    await w.events.wait("c1", "/tasks/delete")
+    with pytest.raises(NotFound):
+        await w.runtime.get("c1")
+    assert await w.settled() == []
+    assert pids_of("98766") == []
 
 
 async def test_a_killed_shim_takes_its_whole_group(w: World) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.support import oci
-from tests.support.runtime import PATIENCE, RUNC, World, pids_of, world
+from tests.support.runtime import PATIENCE, RUNC, World, listen, pids_of, world
 
 from orlop import context
 from orlop.errors import DeadlineExceeded, NotFound
 from orlop.interfaces.runtime import ShimRequest
-from orlop.values import TaskStatus
+from orlop.values import TaskStatus, now
 from orlop_runtime.bundle import Bundle
 from orlop_runtime.recovery import restore
 
@@ -61,15 +61,50 @@ async def test_created_tasks_are_found_again(w: World) -> None:
 
 
 async def test_a_task_that_ended_meanwhile_says_how(w: World) -> None:
-    task = await w.run("c1", ["sh", "-c", "sleep 0.2; exit 6"])
+    """And when: the time is that of its end, not that at which somebody heard of it."""
+    task = await w.run("c1", ["sh", "-c", "trap 'exit 6' TERM; while :; do sleep 0.05; done"])
+    async with asyncio.timeout(PATIENCE):
+        while not children(task.pid):  # noqa: ASYNC110  # nobody tells when a shell has set its trap
+            await asyncio.sleep(0.05)
     await w.stop()
-    await asyncio.sleep(0.5)
+    before = now()
+    os.kill(task.pid, signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        while os.path.exists(f"/proc/{task.pid}"):  # noqa: ASYNC110, ASYNC240  # nor when a stranger's child ends
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    after = now()
     await w.begin()
     task = await w.runtime.get("c1")
     state = await task.state()
     assert (state.status, state.exit_status) == (TaskStatus.STOPPED, 6)
-    assert (await task.wait()).status == 6
-    assert (await task.delete()).status == 6
+    ends = [await task.wait(), await task.delete()]
+    assert {ended.status for ended in ends} == {6}
+    assert {ended.exited_at for ended in ends} == {state.exited_at}
+    assert state.exited_at is not None
+    assert before <= state.exited_at < after
+
+
+def children(pid: int) -> str:
+    """The children of a process."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+async def test_events_wait_for_a_daemon_that_is_away(w: World) -> None:
+    task = await w.run("c1", ["sleep", "1000"])
+    await w.events.wait("c1", "/tasks/start")
+    await w.server.close()
+    await task.kill(signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        await task.wait()
+    await asyncio.sleep(0.2)
+    assert w.events.topics("c1") == ["/tasks/create", "/tasks/start"]
+    w.server = await listen(w.base, w.events)
+    exited = await w.events.wait("c1", "/tasks/exit")
+    assert (exited.id, exited.pid, exited.exit_status) == ("c1", task.pid, 137)
+    await task.delete()
+    await w.events.wait("c1", "/tasks/delete")
+    assert w.events.topics("c1") == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
 
 
 async def test_many_tasks_come_back_at_once(w: World) -> None:

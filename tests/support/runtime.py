@@ -196,6 +196,13 @@ def make_launcher(base: Path, *, own: bool) -> ShimManager | OrlopLauncher:
     return ShimManager(LauncherSettings(ttrpc_address=events, grpc_address=daemon, publish_binary="/usr/bin/true"))
 
 
+async def listen(base: Path, events: Recorder) -> Server:
+    """Take the events of shims."""
+    server = Server(Forwarding(events).methods())
+    await server.listen(f"{base}/t.sock")
+    return server
+
+
 def make_runtime(
     base: Path, launcher: ShimManager | OrlopLauncher, events: Recorder, timeouts: Timeouts
 ) -> TaskRuntime:
@@ -214,8 +221,7 @@ async def world(base: Path, *, own: bool = False) -> AsyncIterator[World]:
     """
     oci.busybox_tree(base / "tree")
     events = Recorder()
-    server = Server(Forwarding(events).methods())
-    await server.listen(f"{base}/t.sock")
+    server = await listen(base, events)
     timeouts = Timeouts()
     launcher = make_launcher(base, own=own)
     made = World(
@@ -236,7 +242,7 @@ async def world(base: Path, *, own: bool = False) -> AsyncIterator[World]:
                 await made.remove(task.id)
             await made.stop()
             left = made.leftovers()
-            await server.close()
+            await made.server.close()
             forget_namespace(made.namespace)
     assert left == []
 

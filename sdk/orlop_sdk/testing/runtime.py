@@ -33,7 +33,7 @@ from orlop_sdk.api.types.introspection_pb2 import RuntimeInfo
 from orlop_sdk.api.types.task.task_pb2 import Status
 from orlop_sdk.testing.shims import PATIENCE, ShimBench, shim_bench
 
-GROUP = "io.containerd.runc.v2.group"
+GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
 class ShimSuite:
@@ -46,7 +46,7 @@ class ShimSuite:
     tells_info: ClassVar[bool] = True
     """It answers ``-info`` (containerd 2)."""
     groups: ClassVar[bool] = False
-    """Containers with the same annotation ``io.containerd.runc.v2.group`` share a shim."""
+    """Containers with the same ``io.containerd.runc.v2.group`` or ``io.kubernetes.cri.sandbox-id`` share a shim."""
     pauses: ClassVar[bool] = True
     """It can freeze containers."""
 
@@ -256,10 +256,11 @@ class ShimSuite:
         assert (await two.state()).status == Status.RUNNING
         await self._clean_up(bench, "c1", one.bundle)
 
-    async def test_containers_of_a_group_share_one(self, bench: ShimBench) -> None:
+    @pytest.mark.parametrize("annotation", GROUPS)
+    async def test_containers_of_a_group_share_one(self, bench: ShimBench, annotation: str) -> None:
         if not self.groups:
             pytest.skip("knows no groups")
-        annotations = {GROUP: "together"}
+        annotations = {annotation: "together"}
         one = await bench.run("together", "sleep", "100", annotations=annotations)
         two = await bench.run("c2", "sleep", "100", annotations=annotations)
         assert await one.pid() == await two.pid()

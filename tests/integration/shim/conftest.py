@@ -108,7 +108,8 @@ def make_case(stack: ExitStack, daemon: str, shim: str, runtime: str) -> Case:
     env = {}
     if daemon == "containerd" and shim == "ours":
         (base / "bin").mkdir()
-        (base / "bin" / "containerd-shim-runc-v2").symlink_to(OUR_SHIM)
+        for name in (OUR_SHIM.name, "containerd-shim-runc-v2"):
+            (base / "bin" / name).symlink_to(OUR_SHIM)
         env["PATH"] = f"{base}/bin{os.pathsep}{os.environ['PATH']}"
     oci.busybox_tree(base / "tree")
     tables = TABLES if daemon == "orlopd" and shim == "debian" else ""

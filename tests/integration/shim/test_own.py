@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.integration.shim.conftest import OUR_SHIM
 from tests.support.ctr import eventually
 from tests.support.runtime import pids_of
 
@@ -75,6 +76,17 @@ def test_input_ends_when_the_client_says_so(own: Case) -> None:
     assert (done.code, done.out) == (0, "all of it\n")
 
 
+@pytest.mark.parametrize("runtime", ["io.containerd.orlop.v1", str(OUR_SHIM)], ids=["name", "path"])
+def test_it_is_found_by_its_own_name(own: Case, runtime: str) -> None:
+    own.ctr.ok("run", "-d", "--runtime", runtime, "--rootfs", str(own.tree), "c1", "/bin/sleep", "1000")
+    try:
+        (argv,) = own.daemon.shims().values()
+        assert Path(argv[0]).name == OUR_SHIM.name
+        assert own.status("c1") == "RUNNING"
+    finally:
+        own.remove("c1")
+
+
 @pytest.mark.parametrize("verb", ["create", "start", "pause", "exec"])
 def test_a_runtime_that_fails_is_named_and_leaves_nothing(own: Case, verb: str) -> None:
     own.runtime = broken_runtime(own, verb)
@@ -87,6 +99,43 @@ def test_a_runtime_that_fails_is_named_and_leaves_nothing(own: Case, verb: str) 
     assert done.code != 0
     assert f"{verb} is broken" in done.err or f"OCI runtime {verb} failed" in done.err
     own.remove("c1")
+
+
+@pytest.mark.parametrize("verb", ["resume", "delete"])
+def test_what_a_runtime_failed_at_can_be_asked_for_again(own: Case, verb: str) -> None:
+    """The container stays as it was until the runtime does what it is told."""
+    own.runtime = broken_runtime(own, verb)
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        if verb == "resume":
+            own.ctr.ok("tasks", "pause", "c1")
+            call, before, after = ("tasks", "resume", "c1"), "PAUSED", "RUNNING"
+        else:
+            own.ctr.ok("tasks", "kill", "--signal", "SIGKILL", "c1")
+            eventually(lambda: own.status("c1") == "STOPPED", "the container does not end")
+            call, before, after = ("tasks", "rm", "c1"), "STOPPED", ""
+        for _ in range(2):
+            done = own.ctr.run(*call)
+            assert done.code != 0
+            assert f"{verb} is broken" in done.err
+            assert own.status("c1") == before
+        Path(own.runtime).write_text(f'#!/bin/sh\nexec {shutil.which("runc")} "$@"\n')
+        own.ctr.run(*call)
+        assert own.status("c1") == after
+    finally:
+        own.remove("c1")
+
+
+def test_a_runtime_that_cannot_kill_keeps_nothing_alive(own: Case) -> None:
+    own.runtime = broken_runtime(own, "kill")
+    own.start("c1", "/bin/sh", "-c", "/bin/sleep 98127 & exec /bin/sleep 98127")
+    try:
+        eventually(lambda: len(pids_of("98127")) == 2, "not two processes")
+        own.ctr.ok("tasks", "kill", "--signal", "SIGKILL", "c1")
+        eventually(lambda: own.status("c1") == "STOPPED", "the container does not end")
+        eventually(lambda: not pids_of("98127"), "a process lives on")
+    finally:
+        own.remove("c1")
 
 
 def test_a_runtime_that_is_missing_is_named(own: Case) -> None:
@@ -104,6 +153,49 @@ def test_a_missing_program_leaves_the_container_alone(own: Case) -> None:
             done = own.ctr.run("tasks", "exec", "--exec-id", f"e{number}", "c1", "/no/such/program")
             assert "no such file or directory" in done.err
         assert own.ctr.run("tasks", "exec", "--exec-id", "e", "c1", "/bin/echo", "fine").out == "fine\n"
+    finally:
+        own.remove("c1")
+
+
+ORPHAN = "echo $$ >/orphan; read x </go"
+
+
+def test_orphans_are_reaped(own: Case) -> None:
+    """What loses its parent in the host's pid namespace becomes the shim's child, and no zombie when it ends."""
+    said = own.tree / "orphan"
+    os.mkfifo(own.tree / "go")
+    (own.tree / "script").write_text(ORPHAN)
+    flags = ("--with-ns", f"pid:/proc/{os.getpid()}/ns/pid")
+    # The shell between them ends at once.
+    own.start("c1", "/bin/sh", "-c", "/bin/sh -c '/bin/sh /script & exit'; exec /bin/sleep 1000", flags=flags)
+    try:
+        eventually(lambda: said.exists() and said.read_text().endswith("\n"), "the orphan says nothing")
+        stat = Path("/proc", said.read_text().strip(), "stat")
+        shims = own.daemon.shims()
+        eventually(lambda: int(stat.read_text().rpartition(") ")[2].split()[1]) in shims, "the shim does not get it")
+        (own.tree / "go").write_text("x\n")
+        eventually(lambda: not stat.exists(), "the orphan stays a zombie")
+        assert own.status("c1") == "RUNNING"
+    finally:
+        own.remove("c1")
+        for name in ("go", "orphan", "script"):
+            (own.tree / name).unlink(missing_ok=True)
+
+
+def test_input_does_not_pass_through_the_shim(own: Case) -> None:
+    """The kernel moves it from one pipe to the other: the shim itself writes next to nothing."""
+    much = 32 << 20
+    own.start("c1", "/bin/sleep", "1000")
+    try:
+        done = own.ctr.run(
+            "tasks", "exec", "--exec-id", "e1", "c1", "/bin/busybox", "wc", "-c", stdin=bytes(much), timeout=60
+        )
+        assert done.out.split() == [str(much)]
+        # What is read is no sign: that of processes that have ended counts as their parent's.
+        texts = [Path(f"/proc/{pid}/io").read_text() for pid in own.daemon.shims()]
+        written = [int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("wchar:")]
+        assert len(written) == len(texts) > 0
+        assert sum(written) < much / 8, written
     finally:
         own.remove("c1")
 

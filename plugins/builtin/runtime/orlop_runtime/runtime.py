@@ -36,6 +36,7 @@ from orlop.interfaces.runtime import (
 from orlop.values import AnyMessage, Exit, now
 from orlop_runtime.bundle import FULL, Bundle
 from orlop_runtime.mounts import RootMounts
+from orlop_runtime.moves import wait_for_moves
 from orlop_runtime.shim import Announce, Key, Shim, ShimClosed, Shims, remove_dead_socket, unannounced
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
@@ -97,6 +98,7 @@ class TaskRuntime:
         self._creating: set[Key] = set()
         self._removing: dict[Key, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[Any]] = set()
+        self._waiting: asyncio.Task[None] | None = None
 
     async def create(self, id: str, request: TaskRequest) -> Task:
         key = (context.namespace(), id)
@@ -168,6 +170,7 @@ class TaskRuntime:
     async def _create(self, key: Key, request: TaskRequest, launcher: ShimLauncher) -> ShimTask:
         while (removal := self._removing.get(key)) is not None:
             await asyncio.shield(removal)
+        self._expect_move()
         bundle = Bundle.at(self.state, self.root, *key)
         await self.pool.run(bundle.create, request.spec.value)
         keep = Keep(
@@ -220,7 +223,7 @@ class TaskRuntime:
 
     def add(self, keep: Keep, shim: Shim, pid: int) -> ShimTask:
         """Take a task in."""
-        task = ShimTask(keep, shim, pid, self._deleted)
+        task = ShimTask(keep, shim, pid, self._deleted, self._expect_move)
         self._tasks[keep.bundle.namespace, keep.bundle.id] = task
         return task
 
@@ -246,6 +249,11 @@ class TaskRuntime:
                     await task.kill(signal.SIGKILL, everyone=True)
                     await task.wait()
                 await task.delete()
+
+    def _expect_move(self) -> None:
+        """Have a process that is about to be made not wait for its move into a control group. Returns at once."""
+        if self._waiting is None or self._waiting.done():
+            self._waiting = self._spawn(self.pool.run(wait_for_moves))
 
     # How they go.
 

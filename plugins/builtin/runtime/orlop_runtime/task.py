@@ -36,16 +36,25 @@ class Keep:
 class ShimTask:
     """A task in a shim. See `orlop.interfaces.runtime.Task`.
 
-    *removed* is awaited when the container was deleted in the shim: it removes what is left on this side.
+    *removed* is awaited when the container was deleted in the shim: it removes what is left on this side. *moves* is
+    called when another process is about to be moved into the container's control group.
     """
 
-    def __init__(self, keep: Keep, shim: Shim, pid: int, removed: Callable[[ShimTask], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        keep: Keep,
+        shim: Shim,
+        pid: int,
+        removed: Callable[[ShimTask], Awaitable[None]],
+        moves: Callable[[], None],
+    ) -> None:
         self.keep: Final = keep
         self.shim: Final = shim
         #: How the container ended; known once the task is deleted, or its shim died and was cleaned up after.
         self.ended: Final[asyncio.Future[Exit]] = asyncio.get_running_loop().create_future()
         self._pid = pid
         self._removed = removed
+        self._moves = moves
         self._waits: dict[str, asyncio.Task[Exit]] = {}
 
     @property
@@ -83,6 +92,8 @@ class ShimTask:
     async def exec(self, exec_id: str, spec: AnyMessage, stdio: Stdio) -> None:
         if not exec_id:
             raise InvalidArgument(f'task "{self.id}": the exec id must not be empty')
+        # It is usually started right after.
+        self._moves()
         request = pb.ExecProcessRequest(
             id=self.id,
             exec_id=exec_id,

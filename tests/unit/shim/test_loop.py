@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,52 @@ def test_a_pump_drops_what_a_full_disk_refuses(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x" * 10000
     assert losses.count == 50000
     assert failures == []
+
+
+def test_a_pump_leaves_a_turn_to_others(tmp_path: Path) -> None:
+    loop = Loop()
+    read, write = os.pipe2(os.O_CLOEXEC)
+    much = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 1 << 20)
+    path = tmp_path / "out"
+    os.write(write, b"x" * much)
+    os.close(write)
+    pump = Pump(loop, read, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    sizes: list[int] = []
+    loop.soon(lambda: sizes.append(path.stat().st_size))
+
+    async def work() -> None:
+        await pump.done
+
+    run(loop, work())
+    assert 0 < sizes[0] < much
+    assert path.stat().st_size == much
+
+
+def test_a_pump_brings_what_a_target_took_late() -> None:
+    """The source has said all it has to say, and stays open. Sockets, since there is no splicing without a pipe."""
+    loop = Loop()
+    ours, source = socket.socketpair()
+    target, theirs = socket.socketpair()
+    target.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    theirs.setblocking(False)
+    pump = Pump(loop, source.detach(), target.detach())
+    got: list[bytes] = []
+
+    async def work() -> None:
+        ours.sendall(b"x" * 30000)
+        # Time to take all that the target takes; with less of it there is less to see, but nothing wrong.
+        await loop.sleep(0.1)
+        for _ in range(1000):
+            with suppress(BlockingIOError):
+                got.append(theirs.recv(1 << 16))
+            if sum(map(len, got)) == 30000:
+                return
+            await loop.sleep(0.01)
+
+    with ours, theirs:
+        run(loop, work())
+        pump.stop()
+    assert b"".join(got) == b"x" * 30000
 
 
 def test_a_callback_that_fails_is_told_and_not_called_again() -> None:

@@ -10,6 +10,7 @@ terminals, because they have to.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from contextlib import suppress
@@ -25,6 +26,8 @@ from orlop_shim.text_log import Log
 
 #: Seconds for output to be read by its reader when the process is deleted.
 DRAIN: Final = 10.0
+# Bytes that a pipe of ours holds, so that a process writes on while we do; only what is in it takes memory.
+_PIPE: Final = 256 << 10
 # Seconds for the reader of a named pipe to come before we go on without it.
 _READER: Final = 5.0
 _READER_PAUSE: Final = 0.005
@@ -136,7 +139,6 @@ class Streams:
         """Set the size of the terminal; without one nothing happens."""
         if self._master < 0:
             return
-        import fcntl
         import struct
         import termios
 
@@ -229,6 +231,9 @@ class Streams:
 
     def _pipe_to(self, target: int) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
+        # Beyond a user's limits the usual size does as well.
+        with suppress(OSError):
+            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE)
         self._own(write)
         self._waiting.append((read, target))
         return write

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Protocol
 
-from orlop.errors import Unavailable
+from orlop.errors import FailedPrecondition, Unavailable
 
 _CHUNK: Final = 64 << 10
 #: Seconds that a shim has to open its end of standard input.
@@ -45,11 +45,23 @@ _PREFIX: Final = "orlop-fifo-"
 
 
 class FifoFolder:
-    """A directory for nobody but us, to make FIFOs in: a new one, or at *path* that of an earlier client."""
+    """A directory for nobody but us, to make FIFOs in: a new one, or at *path* that of an earlier client.
 
-    def __init__(self, name: str, path: Path | None = None) -> None:
+    A new one is made in *parent*, which is made if it is missing, or where FIFOs of running things usually are.
+    """
+
+    def __init__(self, name: str, path: Path | None = None, parent: str = "") -> None:
         self._name = name
-        self.path = path or Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_runtime_directory()))
+        if path is None:
+            try:
+                if parent:
+                    os.makedirs(parent, mode=0o711, exist_ok=True)
+                path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent or _runtime_directory()))
+            except OSError as error:
+                raise FailedPrecondition(
+                    f'directory for FIFOs "{error.filename}": cannot be made: {error.strerror}'
+                ) from error
+        self.path = path
 
     @classmethod
     def of(cls, fifo: str) -> FifoFolder | None:

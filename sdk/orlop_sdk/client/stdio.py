@@ -115,8 +115,10 @@ class FifoStreams(Streams):
         source: AsyncIterator[bytes] | None = None,
         stdin: bool = False,
         terminal: bool = False,
+        directory: str = "",
     ) -> None:
         super().__init__()
+        self._directory = os.path.abspath(directory) if directory else ""
         self._sinks = {"stdout": stdout, "stderr": None if terminal else stderr}
         self._source = source
         self._wants_input = stdin or source is not None
@@ -129,7 +131,7 @@ class FifoStreams(Streams):
 
     async def open(self, name: str) -> Stdio:
         await super().open(name)
-        folder = self._folder = FifoFolder(name)
+        folder = self._folder = FifoFolder(name, parent=self._directory)
         paths = {"stdin": "", "stdout": "", "stderr": ""}
         try:
             if self._wants_input:
@@ -362,8 +364,10 @@ class _Descriptor:
 class TerminalStreams(FifoStreams):
     """This process's terminal: raw, so that every key reaches the container, and of the same size."""
 
-    def __init__(self, fd: int, out: int) -> None:
-        super().__init__(stdout=_Descriptor(out), stderr=None, source=read_descriptor(fd), terminal=True)
+    def __init__(self, fd: int, out: int, directory: str = "") -> None:
+        super().__init__(
+            stdout=_Descriptor(out), stderr=None, source=read_descriptor(fd), terminal=True, directory=directory
+        )
         self._fd = fd
         self._saved: list[int | list[bytes | int]] | None = None
         self._resize: Resize | None = None
@@ -427,15 +431,18 @@ def pipes(*, terminal: bool = False) -> PipeStreams:
     return PipeStreams(terminal=terminal)
 
 
-def inherit(*, stdin: bool = True) -> FifoStreams:
-    """This process's own streams. Without *stdin* the container has no input."""
+def inherit(*, stdin: bool = True, directory: str = "") -> FifoStreams:
+    """This process's own streams. Without *stdin* the container has no input. FIFOs are made in *directory*."""
     source = read_descriptor(sys.stdin.fileno()) if stdin else None
-    return FifoStreams(stdout=_Descriptor(1), stderr=_Descriptor(2), source=source)
+    return FifoStreams(stdout=_Descriptor(1), stderr=_Descriptor(2), source=source, directory=directory)
 
 
-def terminal() -> TerminalStreams:
-    """This process's terminal. The container's specification must ask for one (`orlop_sdk.oci.with_tty`)."""
-    return TerminalStreams(0, 1)
+def terminal(*, directory: str = "") -> TerminalStreams:
+    """This process's terminal. The container's specification must ask for one (`orlop_sdk.oci.with_tty`).
+
+    FIFOs are made in *directory*.
+    """
+    return TerminalStreams(0, 1, directory)
 
 
 def log(uri: str) -> LogStreams:

@@ -18,10 +18,14 @@
 `orlop_sdk.oci.user`            options about who it runs as
 `orlop_sdk.oci.system`          options about mounts, devices, namespaces, limits and confinement
 `orlop_sdk.oci.seccomp`         which system calls a process may make
+`orlop_sdk.oci.apparmor`        an AppArmor profile for containers in general
+`orlop_sdk.oci.gpu`             NVIDIA's devices
 ==============================  ========================================================================================
 """
 
+from orlop_sdk.oci.apparmor import default_apparmor, with_default_apparmor
 from orlop_sdk.oci.default import DEFAULT_CAPABILITIES, default_spec
+from orlop_sdk.oci.gpu import with_nvidia_gpus
 from orlop_sdk.oci.process import (
     current_capabilities,
     merge_env,
@@ -51,6 +55,7 @@ from orlop_sdk.oci.spec import (
     decode,
     encode,
     section,
+    with_spec_file,
 )
 from orlop_sdk.oci.system import (
     bind,
@@ -79,6 +84,7 @@ from orlop_sdk.oci.system import (
     with_namespace,
     with_pids_limit,
     with_privileged,
+    with_rdt,
     with_read_only_rootfs,
     with_readonly_paths,
     with_rootfs_path,
@@ -106,6 +112,7 @@ __all__ = [
     "compose",
     "current_capabilities",
     "decode",
+    "default_apparmor",
     "default_seccomp",
     "default_spec",
     "encode",
@@ -126,6 +133,7 @@ __all__ = [
     "with_cpus",
     "with_cpuset",
     "with_cwd",
+    "with_default_apparmor",
     "with_default_devices",
     "with_default_seccomp",
     "with_device",
@@ -143,10 +151,12 @@ __all__ = [
     "with_mounts",
     "with_namespace",
     "with_new_privileges",
+    "with_nvidia_gpus",
     "with_only_capabilities",
     "with_oom_score_adj",
     "with_pids_limit",
     "with_privileged",
+    "with_rdt",
     "with_read_only_rootfs",
     "with_readonly_paths",
     "with_rlimit",
@@ -155,6 +165,7 @@ __all__ = [
     "with_seccomp",
     "with_seccomp_file",
     "with_selinux",
+    "with_spec_file",
     "with_sysctls",
     "with_tty",
     "with_user",

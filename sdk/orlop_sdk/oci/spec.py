@@ -17,9 +17,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from inspect import isawaitable
+from pathlib import Path
 from typing import Any, Final
 
-from orlop.errors import InvalidArgument
+from orlop.blocking import run_blocking
+from orlop.errors import InvalidArgument, NotFound
 from orlop.values import AnyMessage, Mount
 from orlop_sdk.oci.default import default_spec
 
@@ -70,6 +72,29 @@ def compose(*options: Option) -> Option:
         await apply(spec, context, *options)
 
     return composed
+
+
+def with_spec_file(path: str) -> Option:
+    """The specification in a file, instead of all that was said before. Its root file system must be absolute.
+
+    Raises `NotFound`, and `InvalidArgument` for what is no specification.
+    """
+
+    async def option(spec: Spec, context: SpecContext) -> None:
+        about = f'specification "{path}"'
+        try:
+            found = json.loads(await run_blocking(Path(path).read_bytes))
+        except FileNotFoundError as error:
+            raise NotFound(f"{about}: no such file") from error
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"{about}: cannot be read as JSON: {error}") from error
+        root = found.get("root") if isinstance(found, dict) else None
+        if not isinstance(root, dict) or not str(root.get("path", "")).startswith("/"):
+            raise InvalidArgument(f'{about}: needs "root" with an absolute "path"; see config.md of the OCI spec')
+        spec.clear()
+        spec.update(found)
+
+    return option
 
 
 def encode(spec: Mapping[str, Any], url: str = SPEC_URL) -> AnyMessage:

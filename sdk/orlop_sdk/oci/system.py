@@ -441,6 +441,15 @@ def with_apparmor(profile: str) -> Option:
     return _security("apparmorProfile", profile)
 
 
+def with_rdt(name: str) -> Option:
+    """The class of service of Intel's Resource Director Technology: a directory of ``/sys/fs/resctrl``."""
+
+    def option(spec: Spec, context: SpecContext) -> None:
+        section(spec, "linux", "intelRdt")["closID"] = name
+
+    return option
+
+
 def with_selinux(label: str) -> Option:
     """The SELinux label of the process; empty for none."""
     return _security("selinuxLabel", label)

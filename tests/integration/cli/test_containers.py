@@ -160,7 +160,7 @@ def test_no_log(orlop_busy: Orlop) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("run",), 2, "required: image"),
+        (("run",), 2, "run: no image"),
         (("run", "--rm", "-d", BUSY), 2, "--detach does not go with --rm"),
         (("run", "-d", "-t", BUSY), 2, "--detach does not go with"),
         (("run", "--log-uri", "file:///x", BUSY), 2, "--log-uri goes with --detach"),

@@ -50,6 +50,8 @@ OPTIONS: dict[str, tuple[list[str], list[oci.Option]]] = {
     "new-privileges": (["--allow-new-privs"], [oci.with_new_privileges()]),
     "namespace": (["--with-ns", "pid:/proc/1/ns/pid"], [oci.with_namespace("pid", "/proc/1/ns/pid")]),
     "annotation": (["--annotation", "a=b"], [oci.with_annotations({"a": "b"})]),
+    "rdt": (["--rdt-class", "gold"], [oci.with_rdt("gold")]),
+    "apparmor": (["--apparmor-profile", "own"], [oci.with_apparmor("own")]),
     "propagation": (["--rootfs-propagation", "shared"], [oci.with_rootfs_propagation("shared")]),
     "mount": (
         ["--mount", "type=bind,src=/tmp,dst=/host,options=rbind:ro"],

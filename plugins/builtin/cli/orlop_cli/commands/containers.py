@@ -15,6 +15,7 @@ from orlop.errors import FailedPrecondition, NotFound, OrlopError, Unavailable
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
 from orlop.values import Labels, ProcessState, TaskStatus
+from orlop_cli.commands import networks
 from orlop_cli.console import Console, Usage
 from orlop_sdk.client.client import Client
 from orlop_sdk.client.container import Container
@@ -169,6 +170,7 @@ class RemoveCommand:
             container = await client.container(id)
             uri = container.record.labels.get(LOG_LABEL, "")
             await _end_task(container, arguments.force)
+            await networks.detach(container, client.namespace)
             await container.delete()
             if uri.startswith(f"file://{LOGS}/"):
                 await run_blocking(Path(uri.removeprefix("file://")).unlink, missing_ok=True)

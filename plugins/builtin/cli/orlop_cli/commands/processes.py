@@ -19,13 +19,14 @@ from orlop.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlop.interfaces.introspection import CommandPlugin, command
 from orlop.plugin import InitContext
 from orlop.values import Image, TaskStatus
-from orlop_cli.commands import run_options
+from orlop_cli.commands import networks, run_options
 from orlop_cli.commands.containers import EXIT_LABEL, LOG_LABEL, LOGS, not_running
 from orlop_cli.commands.images import find
 from orlop_cli.console import Console, Usage
 from orlop_sdk.client.client import Client
 from orlop_sdk.client.container import Container, Process, Task
-from orlop_sdk.client.stdio import Streams, inherit, log, terminal
+from orlop_sdk.client.stdio import Streams, inherit, log, null, terminal
+from orlop_sdk.linux.cni import Network
 from orlop_sdk.registry.reference import normalise
 
 #: With a terminal the container's own one makes signals of keys, so that these come from elsewhere or not at all.
@@ -51,7 +52,7 @@ class RunCommand:
         add("--pull", choices=("missing", "always", "never"), default="missing", help="when to fetch the image")
         add("--pid-file", metavar="FILE", help="write its pid there")
         run_options.configure(parser)
-        add("image")
+        add("image", nargs="?", default="")
         add("args", nargs=argparse.REMAINDER, metavar="COMMAND ...").required = False
 
     def run(self, arguments: argparse.Namespace, console: Console) -> int:
@@ -66,13 +67,16 @@ class RunCommand:
 
 
 async def _run(arguments: argparse.Namespace, console: Console) -> int:
-    streams = None if arguments.detach else _streams(arguments)
+    streams = None if arguments.detach else _run_streams(arguments)
     options = run_options.spec_options(arguments, streams.size if streams else (0, 0))
-    name = arguments.name or f"{re.split('[:@]', Path(arguments.image).name)[0]}-{uuid.uuid4().hex[:8]}"
+    network = await networks.load() if arguments.network == "cni" else None
+    name = arguments.name or f"{re.split('[:@]', Path(arguments.image).name)[0] or 'spec'}-{uuid.uuid4().hex[:8]}"
     async with console.client() as client:
-        image = "" if arguments.rootfs else (await _image(client, arguments, console)).name
-        uri = arguments.log_uri or f"file://{LOGS}/{client.namespace}/{name}.log"
-        settings = run_options.settings(arguments, {LOG_LABEL: uri} if arguments.detach else {})
+        image = "" if arguments.rootfs or arguments.config else (await _image(client, arguments, console)).name
+        uri = "" if arguments.null_io else arguments.log_uri or f"file://{LOGS}/{client.namespace}/{name}.log"
+        labels = {LOG_LABEL: uri} if arguments.detach and uri else {}
+        labels |= {networks.NETWORK_LABEL: network.name} if network else {}
+        settings = run_options.settings(arguments, labels)
         try:
             container = await client.create_container(name, image, *options, args=arguments.args, settings=settings)
         except AlreadyExists as error:
@@ -80,16 +84,18 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
                 f'container "{name}": there is one; orlop rm {name} removes it, or choose another --name'
             ) from error
         if streams is None:
-            task = await _started(container, log(uri), arguments.pid_file)
+            task = await _started(client, container, log(uri) if uri else null(), arguments, network)
             console.result(name, {"id": name, "pid": task.pid, "log": uri})
             return 0
         with _Forwarding(_WITH_TERMINAL if arguments.tty else _WITHOUT) as forwarding:
-            task = await _started(container, streams, arguments.pid_file)
+            task = await _started(client, container, streams, arguments, network)
             async with AsyncExitStack() as stack:
                 if arguments.rm:
+                    stack.push_async_callback(networks.detach, container, client.namespace)
                     stack.push_async_exit(container)
                 status = await forwarding.attend(task)
                 if not arguments.rm:
+                    await networks.detach(container, client.namespace)
                     await container.set_labels({EXIT_LABEL: str(status)})
                 return status
 
@@ -112,16 +118,21 @@ async def _image(client: Client, arguments: argparse.Namespace, console: Console
         )
 
 
-async def _started(container: Container, streams: Streams, pid_file: str | None) -> Task:
+async def _started(
+    client: Client, container: Container, streams: Streams, arguments: argparse.Namespace, network: Network | None
+) -> Task:
     """Create and start the task; when that fails the container is removed again."""
     try:
         task = await container.create_task(streams)
         try:
-            if pid_file:
-                await run_blocking(_write_pid, pid_file, task.pid)
+            if arguments.pid_file:
+                await run_blocking(_write_pid, arguments.pid_file, task.pid)
+            if network:
+                await networks.attach(network, client.namespace, task)
             await task.start()
         except BaseException:
             await task.delete(kill=True)
+            await networks.detach(container, client.namespace)
             raise
     except BaseException:
         await container.delete()
@@ -188,10 +199,16 @@ async def _send(process: Process, number: int) -> None:
         return  # it has ended meanwhile, which is what was wanted
 
 
-def _streams(arguments: argparse.Namespace) -> Streams:
+def _streams(arguments: argparse.Namespace, directory: str = "") -> Streams:
     if arguments.tty and not os.isatty(0):
         raise FailedPrecondition("--tty: standard input is no terminal; leave --tty out, or call from a terminal")
-    return terminal() if arguments.tty else inherit(stdin=arguments.interactive)
+    return terminal(directory=directory) if arguments.tty else inherit(stdin=arguments.interactive, directory=directory)
+
+
+def _run_streams(arguments: argparse.Namespace) -> Streams:
+    if arguments.null_io:
+        return null()
+    return _streams(arguments, arguments.fifo_dir)
 
 
 class ExecCommand:

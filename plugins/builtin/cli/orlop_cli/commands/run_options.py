@@ -56,6 +56,7 @@ def _limits(group: Any) -> None:
     add("--oom-score-adj", type=int, metavar="SCORE", help="whom the kernel kills when memory is short: -1000 to 1000")
     add("--cgroup", metavar="PATH", help="its cgroup, instead of /NAMESPACE/NAME")
     add("--cgroup-parent", metavar="PATH", help="the cgroup, or systemd slice, that its own is in")
+    add("--rdt-class", default="", metavar="NAME", help="class of service for caches and memory bandwidth (resctrl)")
 
 
 def _files(group: Any) -> None:
@@ -67,6 +68,7 @@ def _files(group: Any) -> None:
     add("--rootfs", action="store_true", help="IMAGE is a directory of the host, to be used as it is")
     add("--rootfs-propagation", metavar="KIND", help="private, slave or shared, with or without an r before it")
     add("--device", action="append", default=[], metavar="PATH[:TARGET][:rwm]", help="or a directory of devices")
+    add("--gpus", action="append", default=[], metavar="DEVICE", help="an NVIDIA GPU by number or UUID, or all")
     add("--snapshotter", default="")
     add("--snapshotter-label", action="append", default=[], metavar="NAME=VALUE", help="label of its snapshot")
 
@@ -74,8 +76,10 @@ def _files(group: Any) -> None:
 def _isolation(group: Any) -> None:
     add = group.add_argument
     add("--hostname")
-    add("--network", "--net", choices=("none", "host"), default="none", help="share the host's, or have none")
+    networks = ("none", "host", "cni")
+    add("--network", "--net", choices=networks, default="none", help="have none, share the host's, or CNI's first one")
     add("--net-host", dest="network", action="store_const", const="host", help="the same as --network host")
+    add("--cni", dest="network", action="store_const", const="cni", help="the same as --network cni")
     add("--with-ns", action="append", default=[], metavar="TYPE:PATH", help="join a namespace, as pid:/proc/42/ns/pid")
     add("--uidmap", action="append", default=[], metavar="CONTAINER:HOST:SIZE", help="users of a user namespace")
     add("--gidmap", action="append", default=[], metavar="CONTAINER:HOST:SIZE", help="its groups")
@@ -88,10 +92,14 @@ def _isolation(group: Any) -> None:
     add("--seccomp", action="store_true", help="allow only the system calls of ordinary programs")
     add("--seccomp-profile", metavar="FILE", help="or those of a profile, JSON as in the OCI runtime-spec")
     add("--apparmor-profile", default="", metavar="NAME", help="an AppArmor profile that was loaded")
+    add("--apparmor-default-profile", default="", metavar="NAME", help="load one for containers, under this name")
 
 
 def _engine(group: Any) -> None:
     add = group.add_argument
+    add("-c", "--config", default="", metavar="FILE", help="an OCI specification, instead of an image and its own")
+    add("--null-io", action="store_true", help="no input, and no output that anybody keeps")
+    add("--fifo-dir", default="", metavar="DIRECTORY", help="where to make the pipes of its streams")
     add("-l", "--label", action="append", default=[], metavar="NAME=VALUE")
     add("--annotation", action="append", default=[], metavar="NAME=VALUE", help="word for the OCI runtime")
     add("--platform", default="", help="which variant of the image, such as linux/arm64")
@@ -116,8 +124,28 @@ def check(arguments: argparse.Namespace) -> None:
         raise Usage("run: --cpu-period goes with --cpu-quota; add it")
     if arguments.seccomp_profile and arguments.privileged:
         raise Usage("run: --seccomp-profile does not go with --privileged, which confines nothing; leave one out")
+    if arguments.apparmor_profile and arguments.apparmor_default_profile:
+        raise Usage("run: --apparmor-profile does not go with --apparmor-default-profile; leave one out")
+    _check_source(arguments)
+    _check_streams(arguments)
+
+
+def _check_source(arguments: argparse.Namespace) -> None:
+    if arguments.config and arguments.image:
+        raise Usage("run: --config does not go with an image; leave one out")
+    if arguments.config and (arguments.rootfs or arguments.uidmap):
+        raise Usage("run: --config does not go with --rootfs or --uidmap; write them into its file")
+    if not arguments.config and not arguments.image:
+        raise Usage("run: no image; write orlop run IMAGE, or --config FILE")
     if arguments.rootfs and not arguments.args:
         raise Usage("run: --rootfs has no image to name a command; write one behind the directory")
+
+
+def _check_streams(arguments: argparse.Namespace) -> None:
+    if arguments.null_io and (arguments.tty or arguments.interactive or arguments.log_uri):
+        raise Usage("run: --null-io does not go with --tty, --interactive or --log-uri; leave one out")
+    if arguments.fifo_dir and (arguments.detach or arguments.null_io):
+        raise Usage("run: --fifo-dir goes with streams that are attended: leave out --detach and --null-io")
 
 
 def settings(arguments: argparse.Namespace, labels: Mapping[str, str]) -> ContainerSettings:
@@ -158,6 +186,7 @@ def _runtime_options(
 def spec_options(arguments: argparse.Namespace, size: tuple[int, int]) -> list[oci.Option]:
     """What the options change of the specification, in the order in which it has to be done."""
     given: list[tuple[Any, Callable[[], oci.Option]]] = [
+        (arguments.config, lambda: oci.with_spec_file(arguments.config)),
         (arguments.rootfs, lambda: _rootfs(arguments.image)),
         (arguments.privileged, oci.with_privileged),
         (arguments.tty, lambda: oci.with_tty(*size)),
@@ -199,6 +228,7 @@ def _limit_options(arguments: argparse.Namespace) -> Wanted:
         (arguments.oom_score_adj is not None, lambda: oci.with_oom_score_adj(arguments.oom_score_adj)),
         (arguments.cgroup is not None, lambda: oci.with_cgroup(arguments.cgroup)),
         (arguments.cgroup_parent, lambda: oci.with_cgroup_parent(arguments.cgroup_parent)),
+        (arguments.rdt_class, lambda: oci.with_rdt(arguments.rdt_class)),
     ]
 
 
@@ -214,6 +244,7 @@ def _file_options(arguments: argparse.Namespace) -> Wanted:
         (arguments.read_only, oci.with_read_only_rootfs),
         (arguments.rootfs_propagation, lambda: oci.with_rootfs_propagation(arguments.rootfs_propagation)),
         (devices, lambda: oci.compose(*devices)),
+        (arguments.gpus, lambda: oci.with_nvidia_gpus(*arguments.gpus)),
     ]
 
 
@@ -231,6 +262,10 @@ def _isolation_options(arguments: argparse.Namespace) -> Wanted:
             lambda: oci.with_capabilities(add=arguments.cap_add, drop=arguments.cap_drop),
         ),
         (arguments.apparmor_profile, lambda: oci.with_apparmor(arguments.apparmor_profile)),
+        (
+            arguments.apparmor_default_profile,
+            lambda: oci.with_default_apparmor(arguments.apparmor_default_profile),
+        ),
         # Last, since it depends on the capabilities.
         (arguments.seccomp and not arguments.seccomp_profile, oci.with_default_seccomp),
         (arguments.seccomp_profile, lambda: oci.with_seccomp_file(arguments.seccomp_profile)),

@@ -11,7 +11,9 @@ from typing import Final, NamedTuple
 
 from orlop.errors import Unknown
 from orlop_shim import files
-from orlop_shim.children import Children
+from orlop_shim.children import Children, End
+from orlop_shim.loop import Promise
+from orlop_shim.program import find, prepared
 from orlop_shim.wire import Values
 
 DEFAULT_BINARY: Final = "runc"
@@ -35,16 +37,6 @@ class Settings(NamedTuple):
         """Those of ``containerd.runc.v1.Options``."""
         root = os.path.join(options["root"] or DEFAULT_ROOT, namespace)
         return cls(options["binary_name"] or DEFAULT_BINARY, root, options["systemd_cgroup"])
-
-
-def find(binary: str) -> str:
-    """Where a program is: searched once, so that starting it does not try every directory of ``PATH`` each time."""
-    if "/" not in binary:
-        for folder in os.get_exec_path():
-            path = os.path.join(folder, binary)
-            if os.access(path, os.X_OK) and not os.path.isdir(path):
-                return path
-    return binary
 
 
 class Answer(NamedTuple):
@@ -75,21 +67,26 @@ class Runtime:
         kept. Raises OSError when there is no such runtime.
         """
         if fds is not None:
-            _, ended = self._children.spawn(self.argv(*arguments), fds)
-            return Answer((await ended).status, b"")
+            end: End = await self._start(arguments, fds)
+            return Answer(end.status, b"")
         output = os.memfd_create("output")
         given = os.memfd_create("input") if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if stdin:
                 files.write_all(given, stdin)
                 os.lseek(given, 0, os.SEEK_SET)
-            _, ended = self._children.spawn(self.argv(*arguments), {0: given, 1: output, 2: output})
-            status = (await ended).status
+            end = await self._start(arguments, {0: given, 1: output, 2: output})
             os.lseek(output, 0, os.SEEK_SET)
-            return Answer(status, os.read(output, _MOST_LOG))
+            return Answer(end.status, os.read(output, _MOST_LOG))
         finally:
             os.close(output)
             os.close(given)
+
+    def _start(self, arguments: Sequence[str], fds: Mapping[int, int]) -> Promise:
+        """Start a command; the promise of its end. Raises OSError when there is no such runtime."""
+        program, environment = prepared(self._program)
+        _, ended = self._children.spawn([program, *self.argv(*arguments)[1:]], fds, environment)
+        return ended
 
     async def check(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run a command that has to succeed; gives its output. Raises `Unknown` with the runtime's reason."""

@@ -211,6 +211,30 @@ def collect(ctr: Ctr) -> None:
 
 
 @pytest.mark.timeout(200)
+def test_killed_while_a_process_is_started(daemon: Daemon, ctr: Ctr, tmp_path: Path) -> None:
+    """The container runs on, and further processes can be started in it; one that was is there, or it is not."""
+    ctr.ok("images", "import", str(write_archive(tmp_path / "busy.tar", {BUSY: Image()})))
+    ctr.ok("run", "--detach", BUSY, "c1", "sleep", "1000")
+    pids = task_pids(ctr)
+    count = iter(range(1000))
+
+    def exec() -> tuple[str, ...]:
+        return ("tasks", "exec", "--exec-id", f"e{next(count)}", "c1", "sh", "-c", "echo said; sleep 0.1")
+
+    time_needed = duration(lambda: ctr.ok(*exec()))
+    instants = random.Random(300)
+    for _ in range(KILLS):
+        interrupted(daemon, ctr, [exec()], instants.uniform(0, 1.1 * time_needed))
+        daemon.start()
+        assert task_states(ctr) == {"c1": "RUNNING"}
+        assert task_pids(ctr) == pids
+        assert ctr.ok(*exec()) == "said\n"
+        eventually(lambda: len(ctr.ok("tasks", "ps", "c1").splitlines()) == 2, lambda: ctr.ok("tasks", "ps", "c1"))
+    forget(ctr, "c1")
+    no_trace(daemon, ctr)
+
+
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_while_removing(daemon: Daemon, ctr: Ctr, tmp_path: Path, seed: int) -> None:
     """What was being removed can be removed again, and made again."""

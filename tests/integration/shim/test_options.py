@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from tests.support import oci
-from tests.support.runtime import RUNC, World, cgroup_files, world
+from tests.support.runtime import PATIENCE, RUNC, World, cgroup_files, world
 
 from orlop.errors import OrlopError
 from orlop.interfaces.runtime import Task, TaskRequest
@@ -159,6 +160,22 @@ async def test_root_and_binary(w: World) -> None:
     assert " delete " in (w.base / "said").read_text()
 
 
+async def test_an_update_that_the_runtime_refuses(w: World) -> None:
+    """The error has its reason, and the container runs on with the limits that it had."""
+    task = await create(w, "sleep", "1000")
+    await task.start()
+    before = [path.read_text() for path in cgroup_files(w.namespace, "c1/pids.max")]
+    url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+    with pytest.raises(OrlopError, match=r"12345.*cpuset"):
+        await task.update(AnyMessage(url, b'{"pids": {"limit": 7}, "cpu": {"cpus": "12345"}}'))
+    assert (await task.state()).status is TaskStatus.RUNNING
+    await task.update(AnyMessage(url, b'{"pids": {"limit": 17}}'))
+    after = [path.read_text() for path in cgroup_files(w.namespace, "c1/pids.max")]
+    assert before != after == ["17\n"] * len(before)
+    await w.remove("c1")
+    assert await w.settled() == []
+
+
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here, and takes the container")
 async def test_systemd_cgroups(w: World) -> None:
     """It is asked of the runtime, which refuses without a systemd."""
@@ -170,10 +187,50 @@ async def test_systemd_cgroups(w: World) -> None:
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def skip_where_criu_works() -> None:
+def criu_works() -> bool:
     criu = shutil.which("criu")
-    if criu and subprocess.run([criu, "check"], capture_output=True, check=False).returncode == 0:
+    return criu is not None and subprocess.run([criu, "check"], capture_output=True, check=False).returncode == 0
+
+
+def skip_where_criu_works() -> None:
+    if criu_works():
         pytest.skip("criu works here: these tests are of what is said where it does not")
+
+
+async def test_a_checkpoint_goes_on_where_it_was_made(w: World) -> None:
+    """A shell that counts is written to disk, ended, and counts on in a new container."""
+    if not criu_works():
+        pytest.skip("criu is not installed, or does not work with this kernel (criu check)")
+    counter = w.base / "tree/tmp/count"
+    script = "n=0; while :; do n=$((n + 1)); echo $n >/tmp/count; sleep 0.1; done"
+    task = await create(w, "sh", "-c", script)
+    await task.start()
+    await counts_beyond(counter, 3)
+    exit = CheckpointOptions(exit=True).SerializeToString()
+    await task.checkpoint(str(w.base / "image"), AnyMessage("containerd.runc.v1.CheckpointOptions", exit))
+    async with asyncio.timeout(PATIENCE):
+        await task.wait()
+    await task.delete()
+    before = int(counter.read_text())
+    counter.write_text("0\n")
+    task = await create(w, "sh", "-c", script, checkpoint=str(w.base / "image"))
+    await task.start()
+    assert (await task.state()).status is TaskStatus.RUNNING
+    await counts_beyond(counter, before)
+    await w.remove("c1")
+    assert await w.settled() == []
+
+
+async def counts_beyond(counter: Path, number: int) -> None:
+    """Return when a greater number is in the file."""
+    async with asyncio.timeout(PATIENCE):
+        while not reached(counter, number):  # noqa: ASYNC110  # a stranger writes it
+            await asyncio.sleep(0.05)
+
+
+def reached(counter: Path, number: int) -> bool:
+    """Whether there is a greater number by now; the file may be empty for a moment."""
+    return counter.exists() and int(counter.read_text() or 0) > number
 
 
 async def test_a_checkpoint_that_cannot_be_made(w: World) -> None:

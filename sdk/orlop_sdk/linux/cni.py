@@ -20,6 +20,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +65,9 @@ class Network:
                 result = self._call("ADD", plugin, id, namespace, interface, result)
             self._remember(id, namespace, interface, result)
         except BaseException:
-            self._undo(id, namespace, interface, result)
+            # The reason counts, and not what comes of it.
+            with suppress(FailedPrecondition):
+                self._undo(id, namespace, interface, result)
             raise
         return result
 
@@ -128,10 +131,14 @@ class Network:
             "result": result,
         }
         path = self._memory(id, interface)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(json.dumps(entry))
-        new.rename(path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new.write_text(json.dumps(entry))
+            new.rename(path)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise FailedPrecondition(f'network "{self.name}": cannot be noted in {path}: {error.strerror}') from error
 
     def _memory(self, id: str, interface: str) -> Path:
         return self.memory / f"{self.name}-{id}-{interface}"
@@ -160,7 +167,8 @@ def detach(
 ) -> None:
     """Undo an `attach` to the network of that name. Nothing happens if it was undone before.
 
-    The network namespace may be gone by then. Raises `FailedPrecondition` when a plugin fails.
+    The network namespace may be gone by then. Raises `FailedPrecondition` when a plugin fails, once: what is remembered
+    is forgotten all the same, so that a plugin that is gone holds nobody up for ever.
     """
     _check(id, "container")
     _check(name, "network")

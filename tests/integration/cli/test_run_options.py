@@ -284,7 +284,7 @@ def test_a_network_that_cannot_be_had(host: Host) -> None:
     assert '"plugins"' in refused(host, '{"name": "n", "plugins": [{"type": "../../bin/sh"}]}')
     host.configure({"type": "no-such-plugin"})
     assert 'plugin "no-such-plugin": not in' in host.orlop.fails("run", "--cni", BUSY, "true")
-    host.configure({"type": "tuning", "mac": "nonsense"})
+    host.configure({"type": "tuning", "mac": "nonsense"}, {"type": "no-such-plugin"})
     assert 'plugin "tuning": ADD failed' in host.orlop.fails("run", "--cni", BUSY, "true")
     assert host.addresses() == []
     assert host.orlop.ok("ps", "-aq") == ""
@@ -294,3 +294,20 @@ def refused(host: Host, configuration: str) -> str:
     """What is said about a file."""
     (host.base / "net.d/10-test.conflist").write_text(configuration)
     return host.orlop.fails("run", "--cni", BUSY, "true")
+
+
+def test_a_plugin_that_is_gone(host: Host, tmp_path: Path) -> None:
+    """It is told of once, and then holds up nobody who removes the container."""
+    (tmp_path / "plugins").mkdir()
+    assert CNI is not None
+    for name in ("bridge", "host-local", "tuning"):
+        (tmp_path / "plugins" / name).symlink_to(CNI / name)
+    env = {"CNI_PATH": str(tmp_path / "plugins")}
+    host.configure({"type": "tuning"})
+    done = host.orlop.run("run", "--cni", "--name", "c1", "--null-io", "--detach", BUSY, "sleep", "1000", env=env)
+    assert done.code == 0, str(done)
+    (tmp_path / "plugins/tuning").unlink()
+    assert "tuning" in host.orlop.run("rm", "--force", "c1", env=env).err
+    # The others have done their part.
+    assert host.addresses() == []
+    host.orlop.ok("rm", "--force", "c1")

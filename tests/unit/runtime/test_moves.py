@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from orlop import context
+from orlop.values import AnyMessage
+from orlop_core.events.exchange import Exchange
 from orlop_runtime.moves import hierarchies, own_group, wait_for_moves
+from orlop_runtime.runtime import TaskRuntime
 
 GROUPS = Path("/proc/self/cgroup")
+# Of the event loop, for an event to come through.
+TURNS = 100
 
 
 @pytest.fixture
@@ -59,3 +66,24 @@ def test_version_2_is_preferred_and_its_mount_may_begin_below_the_top() -> None:
     assert own_group(groups, one) == Path("/cg/cpu/a/b")
     assert own_group(groups, one | {"": (Path("/cg/unified"), "/pod")}) == Path("/cg/unified/c")
     assert own_group(groups, {}) is None
+
+
+async def test_a_container_record_begins_the_wait_and_other_events_do_not(tmp_path: Path) -> None:
+    events = Exchange()
+    runtime = TaskRuntime(tmp_path / "state", tmp_path / "root", {}, events)
+    runtime.anticipate()
+    try:
+        await asyncio.sleep(0)
+        with context.scope(namespace="moves"):
+            await events.publish("/containers/update", AnyMessage("containerd.events.ContainerUpdate", b""))
+            await asyncio.sleep(0)
+            assert runtime._waiting is None
+            await events.publish("/containers/create", AnyMessage("containerd.events.ContainerCreate", b""))
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+            if runtime._waiting is not None:
+                break
+        assert runtime._waiting is not None
+        await runtime._waiting
+    finally:
+        await runtime.close()

@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-_MOUNTS: Final = Path("/proc/self/mountinfo")
-_GROUPS: Final = Path("/proc/self/cgroup")
+_MOUNTS: Final = "/proc/self/mountinfo"
+_GROUPS: Final = "/proc/self/cgroup"
+_CHUNK: Final = 64 << 10
 _PROCS: Final = "cgroup.procs"
 # The controller that version 2 stands beside in `_GROUPS`.
 _UNIFIED: Final = ""
@@ -30,7 +31,7 @@ def wait_for_moves() -> None:
     Where the daemon may not write to its own group, it returns at once.
     """
     with suppress(OSError):
-        own = own_group(_GROUPS.read_text(), hierarchies())
+        own = own_group(_read(_GROUPS), hierarchies())
         if own is not None:
             # Opened anew each time: a descriptor kept would move the daemon back to where it once was.
             fd = os.open(own / _PROCS, os.O_WRONLY | os.O_CLOEXEC)
@@ -60,7 +61,7 @@ def hierarchies() -> dict[str, tuple[Path, str]]:
     empty name. Raises OSError.
     """
     found: dict[str, tuple[Path, str]] = {}
-    for line in _MOUNTS.read_text().splitlines():
+    for line in _read(_MOUNTS).splitlines():
         mount, _, system = line.partition(" - ")
         kind, _, options = system.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -68,3 +69,15 @@ def hierarchies() -> dict[str, tuple[Path, str]]:
             for name in options.split(",") if kind == "cgroup" else (_UNIFIED,):
                 found.setdefault(name, (Path(fields[4]), fields[3]))
     return found
+
+
+def _read(path: str) -> str:
+    # Without a file object: what is to be read is short, and time is what this is about.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while piece := os.read(fd, _CHUNK):
+            text += piece
+        return os.fsdecode(text)
+    finally:
+        os.close(fd)

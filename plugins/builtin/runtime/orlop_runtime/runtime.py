@@ -20,7 +20,15 @@ from google.protobuf.message import DecodeError
 
 from orlop import context
 from orlop.blocking import Pool
-from orlop.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unavailable, Unimplemented
+from orlop.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
 from orlop.interfaces.event import EventExchange
 from orlop.interfaces.introspection import PluginInformer
 from orlop.interfaces.runtime import (
@@ -53,6 +61,10 @@ _THREADS: Final = 16
 _UNKNOWN_EXIT: Final = 255
 # How often to launch when the shim that was found went away before we could use it.
 _LAUNCHES: Final = 3
+# The events that say that a container record was made.
+_NEW_CONTAINERS: Final = ('topic=="/containers/create"',)
+# Seconds for which moves do not wait any more once one has been waited for, at least.
+_MOVES_LAST: Final = 0.005
 # Seconds for a task to be taken away again after its creator left.
 _ABANDON_TIMEOUT: Final = 30.0
 
@@ -99,6 +111,8 @@ class TaskRuntime:
         self._removing: dict[Key, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[Any]] = set()
         self._waiting: asyncio.Task[None] | None = None
+        self._expected = -_MOVES_LAST
+        self._anticipating: asyncio.Task[None] | None = None
 
     async def create(self, id: str, request: TaskRequest) -> Task:
         key = (context.namespace(), id)
@@ -149,8 +163,15 @@ class TaskRuntime:
         info = await self.info(request.runtime_path, any_from_wire(request.options))
         return AnyMessage(RuntimeInfo.DESCRIPTOR.full_name, info)
 
+    def anticipate(self) -> None:
+        """From now on take a new container record as the sign of a task to come."""
+        self._anticipating = asyncio.create_task(self._anticipate())
+
     async def close(self) -> None:
         """Finish what is in progress and let go of the shims, which live on. May be called twice."""
+        if self._anticipating is not None:
+            self._anticipating.cancel()
+            await asyncio.gather(self._anticipating, return_exceptions=True)
         while self._work:
             await asyncio.gather(*self._work, return_exceptions=True)
         await self.shims.close()
@@ -250,9 +271,19 @@ class TaskRuntime:
                     await task.wait()
                 await task.delete()
 
+    async def _anticipate(self) -> None:
+        while True:
+            # Should this ever lag behind, what it missed is of no use any more.
+            with suppress(ResourceExhausted):
+                async with self._events.subscribe(_NEW_CONTAINERS) as events:
+                    async for _ in events:
+                        self._expect_move()
+
     def _expect_move(self) -> None:
         """Have a process that is about to be made not wait for its move into a control group. Returns at once."""
-        if self._waiting is None or self._waiting.done():
+        now = asyncio.get_running_loop().time()
+        if now >= self._expected + _MOVES_LAST:
+            self._expected = now
             self._waiting = self._spawn(self.pool.run(wait_for_moves))
 
     # How they go.

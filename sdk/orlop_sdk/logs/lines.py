@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
 
 from orlop.interfaces.log import LogStreams
 
+#: Bytes that a pipe of a container holds, so that the container writes on while a driver works.
+PIPE: Final = 256 << 10
 _CHUNK: Final = 64 << 10
 
 
-class Piece(NamedTuple):
-    """A line, or a part of one that is too long to go in one piece."""
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Lines, and parts of those that are too long to go in one piece, in their order."""
 
-    text: bytes
-    """Without the newline."""
-    ended: bool
-    """Whether the line ends with it."""
+    texts: list[bytes]
+    """Without newlines."""
+    unended: set[int] = field(default_factory=set)
+    """Which of them, by index, are a part of a line that goes on in the next one."""
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
 
 
 class Lines:
@@ -30,27 +39,27 @@ class Lines:
         self._parts: list[bytes] = []
         self._held = 0
 
-    def feed(self, data: bytes) -> list[Piece]:
+    def feed(self, data: bytes) -> Pieces:
         """The pieces that are complete now."""
         if b"\n" not in data and self._held + len(data) <= self._longest:
             # Long lines come in many parts, which are put together once.
             self._keep(data)
-            return []
-        *lines, rest = (self._take() + data).split(b"\n")
-        pieces: list[Piece] = []
-        for line in lines:
-            if len(line) <= self._longest:
-                pieces.append(Piece(line, True))
-            else:
-                last = self._cut(line, pieces)
-                pieces.append(Piece(last, True))
+            return Pieces([])
+        # No step for each line: there are a million of them in a second.
+        texts = (self._take() + data).split(b"\n")
+        rest = texts.pop()
+        pieces = Pieces(texts)
+        if texts and max(map(len, texts)) > self._longest:
+            pieces = Pieces([])
+            for text in texts:
+                pieces.texts.append(self._cut(text, pieces))
         self._keep(rest if len(rest) <= self._longest else self._cut(rest, pieces))
         return pieces
 
-    def end(self) -> list[Piece]:
+    def end(self) -> Pieces:
         """The last line, if the stream did not end with a newline."""
         rest = self._take()
-        return [Piece(rest, True)] if rest else []
+        return Pieces([rest] if rest else [])
 
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
@@ -62,21 +71,26 @@ class Lines:
         self._held = 0
         return text
 
-    def _cut(self, text: bytes, pieces: list[Piece]) -> bytes:
+    def _cut(self, text: bytes, pieces: Pieces) -> bytes:
         """Append pieces, and return what is left, which is short enough."""
         at = 0
         while len(text) - at > self._longest:
             cut = _before_character(text, at + self._longest)
-            pieces.append(Piece(text[at:cut], False))
+            pieces.unended.add(len(pieces.texts))
+            pieces.texts.append(text[at:cut])
             at = cut
         return text[at:]
 
 
-def copy(streams: LogStreams, longest: int, take: Callable[[str, list[Piece]], None]) -> None:
-    """Read both streams until they have ended, and hand over the pieces of lines of ``stdout`` and of ``stderr``."""
+def copy(streams: LogStreams, longest: int, take: Callable[[str, Pieces], None]) -> None:
+    """Read both streams until they have ended, and hand over the pieces of lines of ``stdout`` and of ``stderr``.
+
+    Where they are pipes, they are made to hold `PIPE` bytes each if the host's limits allow it.
+    """
     # poll(2) takes any kind of file, unlike epoll(7).
     with selectors.PollSelector() as selector:
         for fd, name in ((streams.stdout, "stdout"), (streams.stderr, "stderr")):
+            _widen(fd)
             selector.register(fd, selectors.EVENT_READ, (name, Lines(longest)))
         while selector.get_map():
             for key, _ in selector.select():
@@ -87,6 +101,12 @@ def copy(streams: LogStreams, longest: int, take: Callable[[str, list[Piece]], N
                     take(name, pieces)
                 if not data:
                     selector.unregister(key.fd)
+
+
+def _widen(fd: int) -> None:
+    with suppress(OSError):
+        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < PIPE:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _before_character(text: bytes, most: int) -> int:

@@ -14,7 +14,7 @@ from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
 from orlop_journald import JournaldConfig
 from orlop_journald.native import Journal, field
-from orlop_sdk.logs.lines import Piece, copy
+from orlop_sdk.logs.lines import Pieces, copy
 from orlop_sdk.logs.options import expand, given, short, timestamp
 from orlop_sdk.logs.relay import Relay
 
@@ -79,14 +79,13 @@ class Entries:
         }
         self._fields = b"".join(field(key, value.encode()) for key, value in values.items() if value)
 
-    def make(self, stream: str, pieces: list[Piece]) -> list[bytes]:
+    def make(self, stream: str, pieces: Pieces) -> list[bytes]:
         """The entries of some lines of one stream."""
         head = self._head(_PRIORITIES[stream]) + b"MESSAGE="
-        entries = [head + piece.text + b"\n" for piece in pieces if piece.ended]
-        if len(entries) == len(pieces):
-            return entries
-        partial_head = _PARTIAL + head
-        return [(head if piece.ended else partial_head) + piece.text + b"\n" for piece in pieces]
+        entries = [head + text + b"\n" for text in pieces.texts]
+        for index in pieces.unended:
+            entries[index] = _PARTIAL + entries[index]
+        return entries
 
     def notice(self, words: str) -> bytes:
         """An entry of our own."""

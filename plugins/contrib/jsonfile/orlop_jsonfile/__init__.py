@@ -21,4 +21,4 @@ async def json_file(ctx: InitContext[JsonFileConfig]) -> LogDriver:
     """Writes Docker's json-file format."""
     from orlop_jsonfile.driver import JsonFileDriver
 
-    return JsonFileDriver(ctx.config.max_size, ctx.config.max_file)
+    return JsonFileDriver(ctx.config.max_size, ctx.config.max_file, ctx.log)

@@ -4,18 +4,37 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.ctr import eventually
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver
-from orlop_jsonfile.driver import JsonFileDriver, RotatingFile, parse_size
+from orlop_jsonfile.driver import JsonFileDriver, RotatingFile, entries_of, parse_size
+from orlop_sdk.logs.lines import Pieces
 from orlop_sdk.logs.options import timestamp
 from orlop_sdk.testing.log import LogDriverSuite, LogRun
+
+LOG = logging.getLogger(__name__)
+
+
+def by_age(folder: Path) -> list[Path]:
+    """The files that are there, oldest first."""
+    return sorted(folder.iterdir(), key=lambda path: -int(path.suffix[1:] or 0))
+
+
+def encoded(text: str) -> bytes:
+    """With what is no character in it, if the text has any."""
+    return text.encode(errors="surrogatepass")
 
 
 def entries(path: Path) -> list[dict[str, str]]:
@@ -72,9 +91,9 @@ def test_rotates_before_a_file_grows_too_large(tmp_path: Path) -> None:
 
 
 def test_a_single_file_is_emptied(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", 10, 1)
-    file.write([b"12345678\n"])
-    file.write([b"abc\n"])
+    file = RotatingFile(tmp_path / "log", 10, 1, LOG)
+    file.write(b"12345678\n")
+    file.write(b"abc\n")
     file.close()
     assert (tmp_path / "log").read_bytes() == b"abc\n"
 
@@ -101,12 +120,54 @@ def test_a_long_line_is_split_where_no_character_is(tmp_path: Path) -> None:
 
 
 def test_many_entries_at_once_rotate_as_single_ones_do(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", 10, 3)
-    file.write([b"12345678\n", b"a\n", b"b\n", b"a longer one\n", b"c\n"])
+    file = RotatingFile(tmp_path / "log", 10, 3, LOG)
+    file.write(b"12345678\na\nb\na longer one\nc\n")
     file.close()
     assert (tmp_path / "log.2").read_bytes() == b"a\nb\n"
     assert (tmp_path / "log.1").read_bytes() == b"a longer one\n"
     assert (tmp_path / "log").read_bytes() == b"c\n"
+
+
+TEXTS = st.one_of(st.binary(max_size=12), st.text('a\x7f\ud800\\"\t\x1b\r\x85\u2028é😀', max_size=8).map(encoded))
+
+
+@given(st.lists(TEXTS.map(lambda text: text.replace(b"\n", b"n")), min_size=1, max_size=6), st.data())
+def test_entries_say_what_the_container_said(texts: list[bytes], data: st.DataObject) -> None:
+    unended = data.draw(st.sets(st.integers(0, len(texts) - 1)))
+    block = entries_of("stderr", Pieces(texts, unended), 0)
+    assert block.endswith(b"\n")
+    found = [json.loads(line) for line in block[:-1].split(b"\n")]
+    said = [text.decode(errors="replace") + ("" if index in unended else "\n") for index, text in enumerate(texts)]
+    assert [entry["log"] for entry in found] == said
+    assert {(entry["stream"], entry["time"]) for entry in found} == {("stderr", "1970-01-01T00:00:00.000000000Z")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
+@pytest.mark.parametrize("options", ["", "?max-size=30k&max-file=30"])
+def test_a_full_disk_takes_whole_entries_and_what_it_does_not_take_is_counted(
+    tmp_path: Path, options: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=True)
+    try:
+        run = LogRun(JsonFileDriver(), f"json-file://{tmp_path}/log{options}")
+        run.wait_ready()
+        for number in range(3000):
+            run.write("stdout", b"line %04d\n" % number)
+        eventually(lambda: "output is being dropped: No space left on device" in caplog.text, "nothing is said", 30)
+        # Enough for all that the driver may still have before it.
+        subprocess.run(["mount", "-o", "remount,size=1m", str(tmp_path)], check=True)
+        run.write("stdout", b"the last\n")
+        run.end()
+        kept = [entry["log"] for path in by_age(tmp_path) for entry in entries(path)]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    dropped = sum(
+        map(int, re.findall(r": (\d+) entries \(\d+ bytes\) of this container's output were dropped", caplog.text))
+    )
+    assert kept[-1] == "the last\n"
+    assert kept == sorted(kept)
+    assert (len(kept) + dropped, len(set(kept))) == (3001, len(kept))
+    assert dropped > 0
 
 
 @pytest.mark.parametrize(("text", "size"), [("-1", 0), ("5", 5), ("2k", 2048), ("10m", 10 << 20), ("1GB", 1 << 30)])

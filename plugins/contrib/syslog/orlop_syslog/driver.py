@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
-from orlop_sdk.logs.lines import Piece, copy
+from orlop_sdk.logs.lines import Pieces, copy
 from orlop_sdk.logs.options import expand, given
 from orlop_sdk.logs.relay import Relay
 from orlop_syslog import SyslogConfig
@@ -77,9 +77,9 @@ class SyslogDriver:
         return given(self._defaults, uri, options)
 
 
-def _put(relay: Relay, heads: Heads, stream: str, pieces: list[Piece]) -> None:
+def _put(relay: Relay, heads: Heads, stream: str, pieces: Pieces) -> None:
     head = heads.make(_SEVERITIES[stream], time.time_ns())
-    relay.put([head + piece.text for piece in pieces])
+    relay.put([head + text for text in pieces.texts])
 
 
 _: type[LogDriver] = SyslogDriver

@@ -74,6 +74,11 @@ class Journal:
             self._process.wait()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The process of the journal."""
+        return self._process.pid
+
     def entries(self, **fields: str) -> list[dict[str, bytes]]:
         """All entries with these fields that were sent up to now, oldest first."""
         self._marks += 1

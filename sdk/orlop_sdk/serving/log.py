@@ -15,9 +15,11 @@ Under Orlop that is not needed: clients write ``demo:///var/log/c1.log`` and the
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
@@ -29,6 +31,7 @@ from orlop.interfaces.log import LogDriver, LogStreams
 _STDOUT: Final = 3
 _STDERR: Final = 4
 _READY: Final = 5
+_CHUNK: Final = 64 << 10
 
 
 def main_for(make: Callable[[], LogDriver]) -> Callable[[], int]:
@@ -48,12 +51,56 @@ def run(make: Callable[[], LogDriver]) -> int:
         driver = make()
         uri = uri_of(driver, sys.argv[1:])
         driver.shim_uri(uri)
-        driver.run(uri, options_of(uri), streams(os.environ))
+        return run_to_the_end(driver, uri, streams(os.environ), _tell)
     # Drivers are anybody's code, and nobody else would say why there is no log.
     except Exception as error:  # noqa: BLE001  # see above
-        print(f"{os.path.basename(sys.argv[0])}: {type(error).__name__}: {error}", file=sys.stderr)
+        _tell(f"{type(error).__name__}: {error}")
+        return 1
+
+
+def run_to_the_end(driver: LogDriver, uri: str, streams: LogStreams, tell: Callable[[str], None]) -> int:
+    """Run a driver until both streams have ended, even if it fails before; returns the exit status.
+
+    Once a driver is ready, its container runs, and a container whose output nobody takes is ended by SIGPIPE or stands
+    still, as its shim has it. So what comes after a failure is dropped, and *tell* is called with the reason and with
+    how much that was. A failure before that is raised.
+    """
+    started = False
+
+    def ready() -> None:
+        nonlocal started
+        started = True
+        streams.ready()
+
+    try:
+        driver.run(uri, options_of(uri), replace(streams, ready=ready))
+    except Exception as error:
+        if not started:
+            raise
+        tell(f"{type(error).__name__}: {error}; output is being dropped")
+        tell(f"{_discard((streams.stdout, streams.stderr))} bytes of this container's output were dropped")
         return 1
     return 0
+
+
+def _discard(streams: Iterable[int]) -> int:
+    """Read to the end of all, and return how many bytes that were."""
+    count = 0
+    # poll(2) takes any kind of file, unlike epoll(7).
+    with selectors.PollSelector() as selector:
+        for fd in streams:
+            selector.register(fd, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select():
+                data = os.read(key.fd, _CHUNK)
+                count += len(data)
+                if not data:
+                    selector.unregister(key.fd)
+    return count
+
+
+def _tell(words: str) -> None:
+    print(f"{os.path.basename(sys.argv[0])}: {words}", file=sys.stderr)
 
 
 def uri_of(driver: LogDriver, arguments: Sequence[str]) -> str:

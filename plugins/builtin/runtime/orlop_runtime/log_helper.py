@@ -35,14 +35,13 @@ def main() -> int:
     # pydantic would import what any installed distribution offers as a plugin of *its* own, trusted by us or not.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     try:
-        from orlop_sdk.serving.log import options_of, streams
+        from orlop_sdk.serving.log import run_to_the_end, streams
 
         arguments = pairs(sys.argv[1:])
         # What the driver has to say while it runs; the daemon has told already what there is to say about the config.
         logging.getLogger(f"orlop.{arguments['driver']}").addHandler(_Teller())
         driver = asyncio.run(find(arguments["driver"], arguments.get("config", "")))
-        uri = arguments["uri"]
-        driver.run(uri, options_of(uri), streams(os.environ, arguments.get("image", "")))
+        return run_to_the_end(driver, arguments["uri"], streams(os.environ, arguments.get("image", "")), tell)
     except KeyError as error:
         tell(f"no {error} given; shims start this program, not people")
         return 2
@@ -50,7 +49,6 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001  # see above
         tell(f"{type(error).__name__}: {error}")
         return 1
-    return 0
 
 
 class _Teller(logging.Handler):

@@ -34,6 +34,8 @@ from orlop_sdk.rpc.stub import Stub
 SHIMS = {"own": "io.containerd.orlop.v1", "containerd": "io.containerd.runc.v2"}
 # Leaves io.containerd.runc.v2 to containerd's shim on both sides.
 TABLES = '[plugins."io.containerd.shim.v1.orlop"]\nruntimes = ["io.containerd.orlop.v1"]\n'
+# Seconds between two lives, so that what one leaves to be done later falls into no other's time.
+PAUSE = 0.1
 STEPS = ("create", "start", "wait", "delete", "all")
 
 
@@ -104,6 +106,7 @@ async def measure(addresses: dict[str, str], runs: int, runtime: str, shim: str,
     for number in range(runs + 1):
         for side, address in addresses.items():
             took = await one(address, f"bench-{side}", f"life-{number}", root, runtime, shims[side])
+            await asyncio.sleep(PAUSE)
             if number:  # the first of each side warms up
                 taken[side].append(took)
     return [

@@ -184,6 +184,21 @@ async def test_a_shim_without_its_container_is_sent_away(w: World) -> None:
     assert await w.settled() == []
 
 
+async def test_a_shim_whose_container_was_just_deleted_is_sent_away(w: World) -> None:
+    task = await w.run("c1", ["true"])
+    async with asyncio.timeout(PATIENCE):
+        await task.wait()
+        await task.delete()
+    # What a daemon leaves that is killed now.
+    for removal in w.runtime._removing.values():
+        removal.work.cancel()
+    assert w.leftovers() != []
+    await w.restart()
+    assert await w.runtime.list() == []
+    assert await w.settled() == []
+    assert w.events.topics("c1").count("/tasks/delete") <= 1
+
+
 async def test_half_made_bundles_are_removed(w: World) -> None:
     (w.bundle("empty")).mkdir(parents=True)
     bundle = Bundle.at(w.base / "state", w.base / "root", w.namespace, "no-shim")

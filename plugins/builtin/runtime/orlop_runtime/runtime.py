@@ -65,6 +65,8 @@ _LAUNCHES: Final = 3
 _NEW_CONTAINERS: Final = ('topic=="/containers/create"',)
 # Seconds for which moves do not wait any more once one has been waited for, at least.
 _MOVES_LAST: Final = 0.005
+# Seconds between the deletion of a task and the end of its shim, unless somebody waits for that.
+_REMOVE_AFTER: Final = 0.02
 # Seconds for a task to be taken away again after its creator left.
 _ABANDON_TIMEOUT: Final = 30.0
 
@@ -79,6 +81,14 @@ class Timeouts:
     """For the clean-up after a dead shim."""
     shutdown: float = 3.0
     """For a shim to go when its last container is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """What is left to do for a task that was deleted: *wanted* says that somebody waits for it."""
+
+    work: asyncio.Task[None]
+    wanted: asyncio.Event
 
 
 class TaskRuntime:
@@ -108,7 +118,7 @@ class TaskRuntime:
         self._events = events
         self._tasks: dict[Key, ShimTask] = {}
         self._creating: set[Key] = set()
-        self._removing: dict[Key, asyncio.Task[None]] = {}
+        self._removing: dict[Key, _Removal] = {}
         self._work: set[asyncio.Task[Any]] = set()
         self._waiting: asyncio.Task[None] | None = None
         self._expected = -_MOVES_LAST
@@ -172,6 +182,8 @@ class TaskRuntime:
         if self._anticipating is not None:
             self._anticipating.cancel()
             await asyncio.gather(self._anticipating, return_exceptions=True)
+        for removal in self._removing.values():
+            removal.wanted.set()
         while self._work:
             await asyncio.gather(*self._work, return_exceptions=True)
         await self.shims.close()
@@ -190,7 +202,8 @@ class TaskRuntime:
 
     async def _create(self, key: Key, request: TaskRequest, launcher: ShimLauncher) -> ShimTask:
         while (removal := self._removing.get(key)) is not None:
-            await asyncio.shield(removal)
+            removal.wanted.set()
+            await asyncio.shield(removal.work)
         self._expect_move()
         bundle = Bundle.at(self.state, self.root, *key)
         await self.pool.run(bundle.create, request.spec.value)
@@ -294,11 +307,17 @@ class TaskRuntime:
             return
         # The id is free when the caller hears of it. The shim may take its time to go: only who creates a task of the
         # same id has to wait, since its shim would have the same socket.
+        wanted = asyncio.Event()
         await self.pool.run(task.keep.bundle.set_aside)
-        removal = self._removing[key] = self._spawn(self._remove(task, key))
-        removal.add_done_callback(lambda _: self._removing.pop(key, None))
+        work = self._spawn(self._remove(task, key, wanted))
+        self._removing[key] = _Removal(work, wanted)
+        work.add_done_callback(lambda _: self._removing.pop(key, None))
 
-    async def _remove(self, task: ShimTask, key: Key) -> None:
+    async def _remove(self, task: ShimTask, key: Key, wanted: asyncio.Event) -> None:
+        # Whoever deletes a task usually goes on to remove its container, and is served first.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REMOVE_AFTER):
+                await wanted.wait()
         # The shim first: it removes its socket by a file in the bundle.
         await self.shims.release(task.shim, key)
         await self.discard(task.keep)

@@ -7,11 +7,17 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+import tempfile
+import time
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from tests.support.journal import Journal, usable
+
+from orlop.interfaces.log import LogStreams
+from orlop_journald.driver import Entries
+from orlop_sdk.logs.lines import Pieces
 
 #: The last line of the output.
 LAST: Final = b"this is the end of the output\n"
@@ -149,7 +155,8 @@ class Journald:
     def __init__(self, folder: Path, size: int) -> None:
         self._stack = ExitStack()
         self._journal = self._stack.enter_context(Journal(folder, _SMALL))
-        self.uri = f"journald:///?socket={self._journal.socket}&tag=bench&mode=blocking"
+        self.socket = self._journal.socket
+        self.uri = f"journald:///?socket={self.socket}&tag=bench&mode=blocking"
 
     def complete(self) -> bool:
         return self._journal.has(MESSAGE=LAST.strip().decode())
@@ -166,6 +173,25 @@ SINKS: Final[dict[str, type[Sink]]] = {
     "syslog": Syslog,
     **({} if usable() else {"journald": Journald}),
 }
+
+
+def floor(text: bytes, together: int) -> float:
+    """MiB a second of lines that the journal takes from a bare loop, with so many entries in a datagram."""
+    made = Entries("bench", LogStreams(-1, -1, "bench", "default", lambda: None))
+    entries = made.make("stdout", Pieces([*text.splitlines(), LAST.strip()]))
+    datagrams = [b"\n".join(entries[at : at + together]) for at in range(0, len(entries), together)]
+    with (
+        tempfile.TemporaryDirectory(prefix="obl", dir="/tmp") as folder,
+        closing(Journald(Path(folder), len(text))) as sink,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.connect(str(sink.socket))
+        began = time.perf_counter()
+        for datagram in datagrams:
+            sender.send(datagram)
+        while not sink.complete():
+            time.sleep(0.1)
+        return len(text) / (1 << 20) / (time.perf_counter() - began)
 
 
 def _serve(listener: socket.socket) -> None:

@@ -74,7 +74,9 @@ def ends(case: Case, id: str) -> None:
 
 
 def test_nobody_takes_it(own: Case) -> None:
-    """A logger that was killed, one that stands still, and a named pipe whose reader is gone: all at once."""
+    """A logger that was killed, one that stands still, named pipes whose reader is gone and never was: all at once."""
+    os.mkfifo(own.daemon.base / "pipe")
+    own.ctr.ok("run", "-d", *own.flags("--log-uri", f"fifo://{own.daemon.base}/pipe"), *writer("never"), timeout=60)
     for id in ("killed", "stopped"):
         own.ctr.ok("run", "-d", *own.flags("--log-uri", logger(own, id)), *writer(id))
     reader = subprocess.Popen(
@@ -86,17 +88,18 @@ def test_nobody_takes_it(own: Case) -> None:
         reader.kill()
         os.kill(pid_of(own, "killed"), signal.SIGKILL)
         os.kill(stopped, signal.SIGSTOP)
-        for id in ("killed", "stopped", "left"):
+        for id in ("killed", "stopped", "left", "never"):
             go(own, id)
         ends(own, "left")
+        ends(own, "never")
         ends(own, "killed")
         eventually(lambda: own.status("stopped") == "STOPPED", own.daemon.tail, PATIENCE)
     finally:
         reader.wait()
         os.kill(stopped, signal.SIGCONT)
-        for id in ("killed", "stopped", "left"):
+        for id in ("killed", "stopped", "left", "never"):
             own.remove(id)
-    for id in ("killed", "stopped", "left"):
+    for id in ("killed", "stopped", "left", "never"):
         assert 0 < told(own, id) <= MUCH
 
 

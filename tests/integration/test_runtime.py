@@ -231,12 +231,12 @@ async def test_a_shim_that_does_not_start_leaves_nothing(w: World) -> None:
     shim.chmod(0o755)
     with pytest.raises(Unavailable, match=r"no luck today .*status 3"):
         await w.create("c1", ["true"], runtime=str(shim))
-    assert w.leftovers() == []
+    assert await w.settled() == []
     with pytest.raises(NotFound, match="containerd-shim-nowhere-v3"):
         await w.create("c1", ["true"], runtime="io.containerd.nowhere.v3")
     with pytest.raises(InvalidArgument):
         await w.create("c1", ["true"], runtime="some/where")
-    assert w.leftovers() == []
+    assert await w.settled() == []
 
 
 async def test_a_create_that_is_given_up_leaves_nothing(w: World) -> None:
@@ -373,7 +373,7 @@ async def test_removing_a_bundle_never_touches_what_is_mounted_there(w: World) -
     (bundle.path / "other").mkdir()
     mount_all([Mount("bind", str(precious), options=("rbind", "rw"))], bundle.path / "other")
     bundle.remove()
-    assert w.leftovers() == []
+    assert await w.settled() == []
     assert (precious / "data").read_text() == "keep me"
 
 

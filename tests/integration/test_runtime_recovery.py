@@ -144,7 +144,8 @@ async def test_a_frozen_shim_does_not_cost_the_container(w: World) -> None:
     await w.run("c1", ["sleep", "98762"])
     await w.stop()
     (shim,) = w.shims()
-    os.kill(shim, signal.SIGSTOP)
+    # Some are more than one process.
+    os.killpg(shim, signal.SIGSTOP)
     try:
         await w.begin()
         task = await w.runtime.get("c1")
@@ -152,7 +153,7 @@ async def test_a_frozen_shim_does_not_cost_the_container(w: World) -> None:
             async with asyncio.timeout(0.2):
                 await task.state()
     finally:
-        os.kill(shim, signal.SIGCONT)
+        os.killpg(shim, signal.SIGCONT)
     assert (await task.state()).status is TaskStatus.RUNNING
     assert len(pids_of("98762")) == 1
 
@@ -212,7 +213,7 @@ async def test_half_made_bundles_are_removed(w: World) -> None:
     (w.base / "root" / w.namespace / "stray").mkdir()
     await w.restart()
     assert await w.runtime.list() == []
-    assert w.leftovers() == []
+    assert await w.settled() == []
 
 
 async def test_the_runtime_of_a_record_helps_to_clean_up(w: World) -> None:

@@ -164,13 +164,14 @@ class World:
         return found + ([str(path) for path in place.iterdir()] if place.exists() else [])
 
     def shims(self) -> list[int]:
-        """The pids of this namespace's shims."""
+        """The pids of this namespace's shims, without those of their workers."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with suppress(OSError):
                     arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                    if b"containerd-shim" in arguments[0] and self.namespace.encode() in arguments:
+                    is_shim = b"containerd-shim" in arguments[0] and not arguments[0].endswith(b"-worker")
+                    if is_shim and self.namespace.encode() in arguments:
                         found.append(int(entry.name))
         return found
 
@@ -241,7 +242,7 @@ async def world(base: Path, *, own: bool = False) -> AsyncIterator[World]:
             for task in await made.runtime.list():
                 await made.remove(task.id)
             await made.stop()
-            left = made.leftovers()
+            left = await made.settled()
             await made.server.close()
             forget_namespace(made.namespace)
     assert left == []

@@ -80,6 +80,15 @@ class Cgroup:
         there = {name: place for name, place in places.items() if os.path.isdir(place)}
         return cls(there, True) if there else None
 
+    def save(self) -> dict[str, str]:
+        """What `restored` takes: the directories by controller."""
+        return self._places
+
+    @classmethod
+    def restored(cls, places: dict[str, str]) -> Cgroup:
+        """One that was saved, of a container that has its own."""
+        return cls(places, True)
+
     def path(self, controller: str, file: str = "") -> str:
         """A file of a controller's group; empty if the container has no group there."""
         place = self._places.get(_UNIFIED if self.unified else controller)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes: starting them without a fork of this one, and reaping all that end, orphans included.
+"""Child processes: starting them without a fork of this one, and the ends of all, orphans included.
 
-The shim is a subreaper, so the processes of its containers become its children when the OCI runtime that started them
-ends. Which of them matter is known only when the runtime has told the pid, and by then a short-lived one has ended
-already: while a start is under way (`Children.starting`) ends that nobody asked for are kept.
+The anchor is a subreaper, so the processes of containers become its children when the OCI runtime that started them
+ends; it reaps them, and tells (`Children.note`). Which of them matter is known only when the runtime has told the pid,
+and by then a short-lived one has ended already: while a start is under way (`Children.starting`) ends that nobody asked
+for are kept.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -22,6 +24,8 @@ from orlop_shim.loop import Loop, Promise
 _ABOVE: Final = 16
 # More ends than this are not kept for one start.
 _MOST_KEPT: Final = 4096
+_GONE: Final = -1
+_UNKNOWN: Final = -2
 
 
 # What programs inherit: a plain dictionary, which need not be made anew for each.
@@ -35,8 +39,37 @@ class End(NamedTuple):
     at: int
 
 
+class Target:
+    """A process to send signals to, and never to another that got its pid after it."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._fd = _GONE
+        except OSError:
+            # A kernel before 5.3, which knows pids alone.
+            self._fd = _UNKNOWN
+
+    def send(self, number: int) -> None:
+        """Send one. Raises ProcessLookupError when it has ended, OSError for a signal that there is not."""
+        if self._fd == _GONE:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        if self._fd == _UNKNOWN:
+            os.kill(self._pid, number)
+        else:
+            signal.pidfd_send_signal(self._fd, number)
+
+    def close(self) -> None:
+        """Forget it. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = _GONE
+
+
 class Children:
-    """The children of this process."""
+    """The children of this process, and those of its anchor."""
 
     def __init__(self, loop: Loop) -> None:
         self._watched: dict[int, Promise] = {}
@@ -58,12 +91,16 @@ class Children:
                 return
             if not pid:
                 return
-            end = End(os.WEXITSTATUS(code) if os.WIFEXITED(code) else 128 + os.WTERMSIG(code), time.time_ns())
-            promise = self._watched.pop(pid, None)
-            if promise is not None:
-                promise.set(end)
-            elif self._starts and len(self._kept) < _MOST_KEPT:
-                self._kept[pid] = end
+            self.note(pid, os.WEXITSTATUS(code) if os.WIFEXITED(code) else 128 + os.WTERMSIG(code), time.time_ns())
+
+    def note(self, pid: int, status: int, at: int) -> None:
+        """Take note of one that ended, and was reaped, by us or by the anchor."""
+        end = End(status, at)
+        promise = self._watched.pop(pid, None)
+        if promise is not None:
+            promise.set(end)
+        elif self._starts and len(self._kept) < _MOST_KEPT:
+            self._kept[pid] = end
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -91,15 +128,16 @@ class Children:
         argv: list[str],
         fds: Mapping[int, int],
         environment: Mapping[str, str] | None = None,
+        program: str = "",
     ) -> tuple[int, Promise]:
-        """Start a program; *fds* maps its descriptors to ours, and it has no others.
+        """Start *program*, or else the first of *argv*; *fds* maps its descriptors to ours, and it has no others.
 
         Returns its pid and the promise of its `End`. Raises OSError when there is no such program.
         """
         copies = {target: fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for target, own in fds.items()}
         try:
             pid = os.posix_spawnp(
-                argv[0],
+                program or argv[0],
                 argv,
                 _environment if environment is None else environment,
                 file_actions=[(os.POSIX_SPAWN_DUP2, own, target) for target, own in copies.items()],

@@ -6,10 +6,12 @@ It goes by any name, so a link named ``containerd-shim-runc-v2`` makes it serve 
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
 import sys
 import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from orlop.errors import InvalidArgument, OrlopError
 from orlop_shim import messages as pb
@@ -84,17 +86,25 @@ def start(arguments: Arguments, given: bytes) -> None:
     endpoint = listen(socket_path(request, group_of(request.bundle, request.id)))
     write_address(request.bundle, endpoint.address)
     if endpoint.listener is not None and os.fork() == 0:
-        status = 1
-        try:
-            from orlop_shim.shim import Shim
-
-            Shim().serve(request, endpoint.listener)
-            status = 0
-        finally:
-            os._exit(status)
+        _be_shim(request, endpoint.listener)
     _print(form_answer(endpoint.address, form))
     # The new process lives on; nothing of this one has to be put away.
     os._exit(0)
+
+
+def _be_shim(request: Request, listener: socket.socket) -> NoReturn:
+    from orlop_shim.anchor import hold
+    from orlop_shim.host import raise_oom_score, set_name
+    from orlop_shim.shim import NAME, Shim
+
+    os.umask(0o022)
+    set_name(NAME)
+    raise_oom_score()
+    shim = Shim()
+    # Its workers share what is there now.
+    gc.collect()
+    gc.freeze()
+    hold(lambda ties: shim.serve(ties, lambda: (request, listener)))
 
 
 def read_request(arguments: Arguments, given: bytes) -> tuple[Request, str]:

@@ -16,12 +16,13 @@ from typing import Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unknown
 from orlop_shim import files, rootfs
+from orlop_shim.bag import Bag
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.children import Children, End
 from orlop_shim.console import ConsoleSocket
 from orlop_shim.loop import Loop, Promise
 from orlop_shim.messages import CHECKPOINT_OPTIONS, CREATED, OPTIONS, PAUSED, RUNNING, STOPPED
-from orlop_shim.oom import OomWatch
+from orlop_shim.oom import Inherited, OomWatch, inherited
 from orlop_shim.process import Process
 from orlop_shim.publisher import Publisher
 from orlop_shim.runtime import Answer, Runtime, Settings, create_flags
@@ -49,6 +50,8 @@ class Surroundings:
         self.children: Final = children
         self.publisher: Final = publisher
         self.namespace = ""
+        #: The shim's pid.
+        self.pid = 0
         self.log: Final = log
 
 
@@ -66,7 +69,7 @@ class Container:
         self._runtime = Runtime(around.children, settings, os.path.join(self.bundle, LOG_FILE))
         self.init: Final = self._process("", request)
         self.execs: Final[dict[str, Process]] = {}
-        self._specs: dict[str, bytes] = {}
+        self._requests: dict[str, Values] = {}
         self._shares_pids = False
         self.cgroup: Cgroup | None = None
         self._oom: OomWatch | None = None
@@ -127,6 +130,41 @@ class Container:
             self._release()
         return init.end
 
+    # From one worker to the next.
+
+    @property
+    def rests(self) -> bool:
+        """Whether all that it has to do is wait."""
+        return all(process.streams.rests for process in (self.init, *self.execs.values()))
+
+    def save(self, bag: Bag) -> Values:
+        """What `restore` takes, and its own request."""
+        return {
+            "request": self._request,
+            "shares_pids": self._shares_pids,
+            "deleted": self.deleted,
+            "cgroup": self.cgroup.save() if self.cgroup is not None and self.cgroup.own else None,
+            "oom": self._oom.save(bag) if self._oom is not None else None,
+            "init": self.init.save(bag),
+            "execs": [(self._requests[id], process.save(bag)) for id, process in self.execs.items()],
+        }
+
+    def restore(self, saved: Values, bag: Bag) -> None:
+        """Be what another worker has saved; for one that was made with its request, and not created."""
+        self._shares_pids, self.deleted = saved["shares_pids"], saved["deleted"]
+        self._restore_process(self.init, saved["init"], bag)
+        for request, item in saved["execs"]:
+            self._restore_process(self._add(request), item, bag)
+        if saved["cgroup"] is not None:
+            self.cgroup = Cgroup.restored(saved["cgroup"])
+            if saved["oom"] is not None:
+                self._watch_group(self.cgroup, inherited(saved["oom"], bag))
+
+    def _restore_process(self, process: Process, saved: Values, bag: Bag) -> None:
+        process.restore(saved, bag)
+        if process.lives:
+            self._around.loop.begin(self._await_end(process, self._around.children.ended(process.pid)))
+
     async def _remove(self, *flags: str) -> None:
         try:
             await self._runtime.check("delete", *flags, self.id)
@@ -158,13 +196,16 @@ class Container:
             raise AlreadyExists(f'process "{exec_id}" of container "{self.id}": already exists')
         if not self.init.lives or self.init.status == PAUSED:
             raise self._refusal("exec in a {} state")
-        spec = request["spec"]["value"] if request["spec"] else b""
         try:
-            json.loads(spec)
+            json.loads(_spec(request))
         except ValueError as error:
             raise Unknown(f'process "{exec_id}" of container "{self.id}": its spec is no JSON: {error}') from error
-        self.execs[exec_id] = self._process(exec_id, request)
-        self._specs[exec_id] = spec
+        self._add(request)
+
+    def _add(self, request: Values) -> Process:
+        process = self.execs[request["exec_id"]] = self._process(request["exec_id"], request)
+        self._requests[process.exec_id] = request
+        return process
 
     async def start_exec(self, process: Process) -> None:
         """Start another process. Raises `FailedPrecondition`, `Unknown` with the runtime's reason."""
@@ -177,7 +218,7 @@ class Container:
             # A log of its own, so that of two that fail at once each gets its own reason.
             runtime = Runtime(self._around.children, self._runtime.settings, f"{path}.log")
             try:
-                files.write(f"{path}.json", self._specs[process.exec_id])
+                files.write(f"{path}.json", _spec(self._requests[process.exec_id]))
                 await self._bring_up(process, runtime, ["exec", "--process", f"{path}.json", "--detach"], "exec")
             except BaseException:
                 process.streams.close()
@@ -202,7 +243,7 @@ class Container:
             process.streams.close()
             process.exited.fail(NotFound(f'process "{process.id}": was deleted'))
             self.execs.pop(process.exec_id, None)
-            self._specs.pop(process.exec_id, None)
+            self._requests.pop(process.exec_id, None)
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.bundle, f"{process.exec_id}.pid"))
 
@@ -228,8 +269,10 @@ class Container:
             flags = ["--all"] if everyone else []
             await self._runtime.check("kill", *flags, self.id, str(number))
         else:
-            # Nobody else can have its pid, since it is ours to reap.
-            os.kill(process.pid, number)
+            try:
+                process.send(number)
+            except ProcessLookupError as error:
+                raise NotFound(f'process "{process.id}": process already finished') from error
 
     async def pause(self) -> None:
         """Freeze it. Raises `Unknown` unless it runs."""
@@ -338,7 +381,7 @@ class Container:
                 if done.status != 0:
                     raise Unknown(f"OCI runtime {verb} failed: {runtime.reason(mark, done)}: unknown")
                 process.streams.flow()
-                process.pid = _read_pid(pid_file)
+                process.begin(_read_pid(pid_file))
                 self._around.loop.begin(self._await_end(process, self._around.children.ended(process.pid)))
                 if console is not None:
                     await process.streams.attach(await console.master())
@@ -346,7 +389,8 @@ class Container:
                 if process.pid and process is self.init:
                     await runtime.run("delete", "--force", self.id)
                 elif process.pid:
-                    os.kill(process.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        process.send(signal.SIGKILL)
                 raise
             finally:
                 if console is not None:
@@ -362,7 +406,7 @@ class Container:
 
     async def _await_end(self, process: Process, ended: Promise) -> None:
         """Publish the end of a process once its start is; the first process goes last."""
-        end: End = await ended
+        end: End = await self._around.loop.rest(ended)
         process.end = end
         async with process.lock:
             if process is self.init:
@@ -397,7 +441,11 @@ class Container:
         """Before the first instruction of the container's own program, so that nothing it does is missed."""
         self.cgroup = Cgroup.of(self.init.pid)
         if self.cgroup is not None and self.cgroup.own:
-            self._oom = OomWatch(self._around.loop, self.cgroup, self._around.log, self._tell_want_of_memory)
+            self._watch_group(self.cgroup)
+
+    def _watch_group(self, group: Cgroup, known: Inherited | None = None) -> None:
+        around = self._around
+        self._oom = OomWatch(around.loop, group, around.log, self._tell_want_of_memory, known)
 
     def _tell_want_of_memory(self) -> None:
         # Nobody knows yet of one that is being started: `start` tells when they do.
@@ -444,6 +492,11 @@ def _shares_pids(config: str) -> bool:
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{config}: not an OCI spec: {error}") from error
     return not any(item.get("type") == "pid" and not item.get("path") for item in linux.get("namespaces") or ())
+
+
+def _spec(request: Values) -> bytes:
+    spec: bytes = request["spec"]["value"] if request["spec"] else b""
+    return spec
 
 
 def _read_pid(path: str) -> int:

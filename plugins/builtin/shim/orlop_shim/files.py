@@ -8,22 +8,30 @@ memory that a shim otherwise shares with all others.
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from typing import Final
 
 _CHUNK: Final = 16 << 10
+_INT: Final = struct.Struct("i")
 
 
 def read(path: str) -> bytes:
     """All that is in a file. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, _CHUNK)
-        # Files of /proc and of control groups have no size to ask for, and give less than they could.
-        while piece := os.read(fd, _CHUNK):
-            data += piece
-        return data
+        return read_from(fd)
     finally:
         os.close(fd)
+
+
+def read_from(fd: int) -> bytes:
+    """All that is in an open file, from where it is. Raises OSError."""
+    data = os.read(fd, _CHUNK)
+    # Files of /proc and of control groups have no size to ask for, and give less than they could.
+    while piece := os.read(fd, _CHUNK):
+        data += piece
+    return data
 
 
 def read_or_nothing(path: str) -> bytes:
@@ -61,3 +69,16 @@ def write_all(fd: int, data: bytes) -> None:
     done = os.write(fd, data)
     while done < len(data):
         done += os.write(fd, data[done:])
+
+
+def receive(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """A message of up to *size* bytes, and up to *most* descriptors that came along. Raises OSError.
+
+    Python's own `socket.recv_fds` leaves out the flags, and so hands descriptors on to every program that is started.
+    """
+    data, extra, _, _ = sock.recvmsg(size, socket.CMSG_SPACE(most * _INT.size), flags | socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, piece in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += struct.unpack(f"{len(piece) // _INT.size}i", piece)
+    return data, fds

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from orlop_shim import files
 
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SCHED_CORE: Final = 62
 _SCHED_CORE_CREATE: Final = 1
@@ -31,32 +34,39 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def end_with_parent(parent: int) -> None:
+    """Be killed when the parent ends, however it does."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def set_name(name: str) -> None:
     """Set the name that ``ps -o comm`` shows."""
     files.order("/proc/self/comm", name.encode()[:15])
 
 
-def set_title(arguments: list[str]) -> None:
-    """Set what ``ps`` shows as command line, as far as there was room for the old one."""
+def set_title(arguments: list[str], process: int | str = "self") -> None:
+    """Set what ``ps`` shows as command line, as far as there was room for the old one. Raises OSError."""
     # The name may hold anything, but what follows its bracket is numbers.
-    fields = files.read("/proc/self/stat").rpartition(b") ")[2].split()
+    fields = files.read(f"/proc/{process}/stat").rpartition(b") ")[2].split()
     start, end = int(fields[45]), int(fields[46])
     if end <= start:
         return
     title = b"\0".join(argument.encode(errors="surrogateescape") for argument in arguments)[: end - start - 1]
     # By a file, since each part of ctypes that is used takes memory of its own in every shim.
-    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    memory = os.open(f"/proc/{process}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
         os.pwrite(memory, title.ljust(end - start, b"\0"), start)
     finally:
         os.close(memory)
 
 
-def raise_oom_score() -> None:
-    """Be killed for want of memory rather than the daemon, by one point."""
+def raise_oom_score(process: int | str = "self") -> None:
+    """Have a process killed for want of memory rather than the daemon, by one point."""
     with suppress(OSError):
-        score = int(files.read("/proc/self/oom_score_adj"))
-        files.order("/proc/self/oom_score_adj", b"%d" % min(score + 1, _MOST_OOM_SCORE))
+        score = int(files.read(f"/proc/{process}/oom_score_adj"))
+        files.order(f"/proc/{process}/oom_score_adj", b"%d" % min(score + 1, _MOST_OOM_SCORE))
 
 
 def isolate_core() -> None:
@@ -65,8 +75,8 @@ def isolate_core() -> None:
         _prctl(_PR_SCHED_CORE, _SCHED_CORE_CREATE, 0, _SCOPE_PROCESS_GROUP)
 
 
-def join_cgroup(path: str) -> None:
-    """Move this process into a control group, in every hierarchy; it is made where it is not. Raises OSError."""
+def join_cgroup(path: str, processes: Sequence[int]) -> None:
+    """Move processes into a control group, in every hierarchy; it is made where it is not. Raises OSError."""
     tops = [_CGROUPS]
     if not os.path.exists(os.path.join(_CGROUPS, "cgroup.controllers")):
         tops = [entry.path for entry in os.scandir(_CGROUPS) if entry.is_dir(follow_symlinks=False)]
@@ -74,7 +84,8 @@ def join_cgroup(path: str) -> None:
         group = os.path.join(top, path.lstrip("/"))
         os.makedirs(group, exist_ok=True)
         try:
-            files.order(os.path.join(group, "cgroup.procs"), b"%d" % os.getpid())
+            for process in processes:
+                files.order(os.path.join(group, "cgroup.procs"), b"%d" % process)
         except OSError:
             # A new group of cpusets takes nobody until it has processors.
             if not os.path.exists(os.path.join(group, "cpuset.cpus")):

@@ -14,7 +14,7 @@ from typing import Final
 
 from orlop.errors import InvalidArgument, NotFound, Unavailable
 from orlop_shim import files
-from orlop_shim.children import Children
+from orlop_shim.children import Children, Target
 from orlop_shim.loop import READ, Loop, Promise
 from orlop_shim.relief import own_end
 
@@ -31,6 +31,7 @@ class Logger:
         # Only here: most containers have no logger.
         from urllib.parse import parse_qsl, unquote
 
+        self.uri: Final = uri
         scheme, _, rest = uri.partition("://")
         path, _, query = rest.partition("?")
         self._path = unquote(path)
@@ -41,6 +42,7 @@ class Logger:
         self._loop = loop
         self._children = children
         self._pid = 0
+        self._target: Target | None = None
         self._word = -1
         #: Further ends of its two pipes, for `orlop_shim.relief.Relief`; the caller closes them.
         self.outlets: list[int] = []
@@ -72,8 +74,29 @@ class Logger:
             for fd in (out, err, to_word):
                 os.close(fd)
         self._word = word
-        ended.then(self.ended.set)
+        self._follow(ended)
         return to_out, to_err
+
+    def _follow(self, ended: Promise) -> None:
+        self._target = Target(self._pid)
+        ended.then(self._finish)
+
+    def _finish(self) -> None:
+        if self._target is not None:
+            self._target.close()
+        self.ended.set()
+
+    def save(self) -> int:
+        """What `restore` takes: its pid, 0 when it has ended."""
+        return 0 if self.ended.done else self._pid
+
+    def restore(self, pid: int) -> None:
+        """Be what another worker has started."""
+        if pid:
+            self._pid = pid
+            self._follow(self._children.ended(pid))
+        else:
+            self.ended.set()
 
     async def ready(self) -> None:
         """Wait for it. Raises `Unavailable` when it does not become ready."""
@@ -102,7 +125,6 @@ class Logger:
             self._loop.later(_STOP, lambda: self._signal(signal.SIGKILL))
 
     def _signal(self, number: int) -> None:
-        # Its pid is its own until we have reaped it.
-        if not self.ended.done:
+        if self._target is not None:
             with suppress(ProcessLookupError):
-                os.kill(self._pid, number)
+                self._target.send(number)

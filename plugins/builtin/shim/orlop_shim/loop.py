@@ -8,6 +8,7 @@ a coroutine waits for promises only.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import select
 import signal
@@ -21,6 +22,8 @@ READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 HANG_UP: Final = select.EPOLLHUP
 EDGE: Final = select.EPOLLET
+#: Seconds without anything to do, after which the loop is quiet.
+QUIET: Final = 2.0
 
 
 class Promise:
@@ -74,11 +77,12 @@ class Promise:
 class Timer:
     """Something to be called later, unless stopped."""
 
-    __slots__ = ("at", "callback")
+    __slots__ = ("at", "callback", "idle")
 
-    def __init__(self, at: float, callback: Callable[[], None]) -> None:
+    def __init__(self, at: float, callback: Callable[[], None], idle: bool) -> None:
         self.at = at
         self.callback: Callable[[], None] | None = callback
+        self.idle = idle
 
     def stop(self) -> None:
         """Do not call."""
@@ -101,7 +105,12 @@ class Loop:
         self._ready: deque[Callable[[], None]] = deque()
         self._signals: dict[int, Callable[[], None]] = {}
         self._stopped = False
+        self._running = 0
+        self._resting = 0
+        self._busy_until = 0.0
         self.on_error: Callable[[BaseException], None] = lambda error: None
+        #: Called when nothing has been left to do for `QUIET` seconds, and again after as long.
+        self.on_quiet: Callable[[], None] = lambda: None
 
     @property
     def epoll(self) -> select.epoll:
@@ -131,9 +140,9 @@ class Loop:
         """Call back in the next turn."""
         self._ready.append(callback)
 
-    def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call back after a time."""
-        timer = Timer(time.monotonic() + seconds, callback)
+    def later(self, seconds: float, callback: Callable[[], None], *, idle: bool = False) -> Timer:
+        """Call back after a time. One that is *idle* need not be waited for before the loop counts as quiet."""
+        timer = Timer(time.monotonic() + seconds, callback, idle)
         heapq.heappush(self._timers, timer)
         return timer
 
@@ -155,9 +164,21 @@ class Loop:
         promise.then(done)
         return answer
 
+    async def rest(self, promise: Promise) -> Any:
+        """Wait for what may not come for days, in a coroutine that can be begun anew if it must.
+
+        While all that run wait like this, the loop counts as quiet.
+        """
+        self._resting += 1
+        try:
+            return await promise
+        finally:
+            self._resting -= 1
+
     def spawn(self, work: Coroutine[Promise, None, Any]) -> Promise:
         """Run a coroutine up to its first wait now, and on from there as its promises are kept."""
         done = Promise()
+        self._running += 1
         self._step(work, done)
         return done
 
@@ -179,7 +200,13 @@ class Loop:
     def run(self) -> None:
         """Take turns until stopped. `on_error` hears of callbacks that fail; the others go on."""
         while not self._stopped:
-            for fd, events in self.epoll.poll(self._patience()):
+            ready = self.epoll.poll(self._patience())
+            if ready or not self._is_quiet():
+                self._busy_until = time.monotonic() + QUIET
+            elif time.monotonic() >= self._busy_until:
+                self._busy_until = time.monotonic() + QUIET
+                self._succeeds(self.on_quiet)
+            for fd, events in ready:
                 # A callback before this one may have stopped watching.
                 handler = self._handlers.get(fd)
                 if handler is not None and not self._succeeds(partial(handler, events)):
@@ -205,12 +232,19 @@ class Loop:
         if signal.SIGCHLD in self._signals:
             self.soon(self._signals[signal.SIGCHLD])
 
+    def _is_quiet(self) -> bool:
+        waits = any(timer.callback is not None and not timer.idle for timer in self._timers)
+        return not (waits or self._ready) and self._running == self._resting
+
     def _patience(self) -> float:
         if self._ready:
             return 0
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
-        return max(0.0, self._timers[0].at - time.monotonic()) if self._timers else -1
+        until = self._busy_until if self._is_quiet() else math.inf
+        if self._timers:
+            until = min(until, self._timers[0].at)
+        return max(0.0, until - time.monotonic()) if until < math.inf else -1
 
     def _run_timers(self) -> None:
         now = time.monotonic()
@@ -228,8 +262,10 @@ class Loop:
         try:
             waiting = work.send(None)
         except StopIteration as end:
+            self._running -= 1
             done.set(end.value)
         except Exception as error:  # noqa: BLE001 - whoever waits for the promise gets it, whatever it is
+            self._running -= 1
             done.fail(error)
         else:
             waiting.then(lambda: self.soon(lambda: self._step(work, done)))

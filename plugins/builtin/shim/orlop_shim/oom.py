@@ -10,12 +10,22 @@ from contextlib import suppress
 from typing import Final
 
 from orlop_shim import files
+from orlop_shim.bag import Bag
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.loop import READ, Loop
 from orlop_shim.text_log import Log
+from orlop_shim.wire import Values
+
+#: Descriptors, kills so far, and times that nobody was told of.
+Inherited = tuple[list[int], int, int]
 
 _IN_MODIFY: Final = 2
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def inherited(saved: Values, bag: Bag) -> Inherited:
+    """What another worker's `OomWatch` has saved."""
+    return [bag.take(place) for place in saved["fds"]], saved["kills"], saved["times"]
 
 
 class OomWatch:
@@ -23,7 +33,9 @@ class OomWatch:
     happens.
     """
 
-    def __init__(self, loop: Loop, cgroup: Cgroup, log: Log, happened: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, cgroup: Cgroup, log: Log, happened: Callable[[], None], inherited: Inherited | None = None
+    ) -> None:
         self._loop = loop
         self._cgroup = cgroup
         self._happened = happened
@@ -32,7 +44,9 @@ class OomWatch:
         self._kills = 0
         self._times = 0
         try:
-            if cgroup.unified:
+            if inherited is not None:
+                self._inherit(*inherited)
+            elif cgroup.unified:
                 self._watch_unified()
             else:
                 self._watch_v1()
@@ -50,6 +64,10 @@ class OomWatch:
         if self._fds and self._look():
             self._times += 1
             self._happened()
+
+    def save(self, bag: Bag) -> Values:
+        """What `inherited` takes."""
+        return {"fds": [bag.put(fd) for fd in self._fds], "kills": self._kills, "times": self._times}
 
     def close(self) -> None:
         """Watch no more. May be called twice."""
@@ -70,6 +88,9 @@ class OomWatch:
             files.order(self._cgroup.path("memory", "cgroup.event_control"), b"%d %d" % (counter, control))
         finally:
             os.close(control)
+        self._watch_counter(counter)
+
+    def _watch_counter(self, counter: int) -> None:
         self._look = lambda: self._counted(counter)
         self._loop.watch(counter, READ, lambda _: self.look())
 
@@ -96,8 +117,19 @@ class OomWatch:
             raise OSError(number, f"inotify: {os.strerror(number)}", path)
         self._fds.append(fd)
         self._kills = self._killed()
+        self._watch_notices(fd)
+
+    def _watch_notices(self, fd: int) -> None:
         self._look = lambda: self._modified(fd)
         self._loop.watch(fd, READ, lambda _: self.look())
+
+    def _inherit(self, fds: list[int], kills: int, times: int) -> None:
+        self._fds, self._kills, self._times = fds, kills, times
+        for fd in fds:
+            if self._cgroup.unified:
+                self._watch_notices(fd)
+            else:
+                self._watch_counter(fd)
 
     def _modified(self, fd: int) -> bool:
         with suppress(BlockingIOError):

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Final
 
-from orlop_shim.children import End
+from orlop_shim.bag import Bag
+from orlop_shim.children import End, Target
 from orlop_shim.loop import Lock, Promise
 from orlop_shim.messages import CREATED, STOPPED, timestamp_ns
 from orlop_shim.stdio import Request, Streams
@@ -22,6 +25,7 @@ class Process:
         self.streams: Final = streams
         self.lock: Final = Lock()
         self.pid = 0
+        self._target: Target | None = None
         self.status = CREATED
         self.end: End | None = None
         #: Kept, with the `End`, when the exit has been published.
@@ -37,11 +41,39 @@ class Process:
         """Whether it is there: started by the runtime, and not ended."""
         return self.pid > 0 and self.end is None
 
+    def begin(self, pid: int) -> None:
+        """It is there, and has this pid."""
+        self.pid = pid
+        self._target = Target(pid)
+
+    def send(self, number: int) -> None:
+        """Send it a signal. Raises ProcessLookupError when it is not there, OSError for a signal that there is not."""
+        if self._target is None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        self._target.send(number)
+
     def finish(self, end: End) -> None:
         """It has ended, and everybody may know."""
         self.end = end
         self.status = STOPPED
+        if self._target is not None:
+            self._target.close()
         self.exited.set(end)
+
+    def save(self, bag: Bag) -> Values:
+        """What `restore` takes."""
+        end = tuple(self.end) if self.end is not None else None
+        return {"pid": self.pid, "status": self.status, "end": end, "streams": self.streams.save(bag)}
+
+    def restore(self, saved: Values, bag: Bag) -> None:
+        """Be what another worker has saved."""
+        self.streams.restore(saved["streams"], bag)
+        self.status = saved["status"]
+        if saved["end"] is not None:
+            self.pid = saved["pid"]
+            self.finish(End(*saved["end"]))
+        elif saved["pid"]:
+            self.begin(saved["pid"])
 
     def outcome(self) -> Values:
         """Exit status and time, zero and None before the end."""

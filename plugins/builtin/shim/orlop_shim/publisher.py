@@ -46,6 +46,7 @@ class Publisher:
         self._failures = 0
         self._tries = 0
         self._timer: Timer | None = None
+        self._patience: Timer | None = None
         self._waiting_empty: list[Promise] = []
 
     def open(self, address: str, namespace: str) -> None:
@@ -80,6 +81,11 @@ class Publisher:
             promise.set()
         return promise
 
+    def disconnect(self) -> None:
+        """Let go of the daemon's socket, until there is something to send. Nothing may be under way."""
+        if self._socket is not None:
+            self._socket.close()
+
     def close(self) -> None:
         """Send no more. Nothing may be published afterwards."""
         self._address = ""
@@ -106,7 +112,7 @@ class Publisher:
         )
         self._in_flight = True
         stream = self._stream
-        self._loop.later(_CALL_TIMEOUT, lambda: self._timed_out(stream))
+        self._patience = self._loop.later(_CALL_TIMEOUT, lambda: self._timed_out(stream))
         self._socket.send(frames.encode(stream, frames.REQUEST, 0, request))
 
     def _connect(self) -> bool:
@@ -126,6 +132,8 @@ class Publisher:
         if frame.kind != frames.RESPONSE or frame.stream != self._stream or not self._in_flight:
             return
         self._in_flight = False
+        if self._patience is not None:
+            self._patience.stop()
         self._failures = 0
         try:
             status = RESPONSE.decode(frame.data)["status"]

@@ -7,6 +7,7 @@ import errno
 import os
 from typing import Final
 
+from orlop_shim.bag import Bag
 from orlop_shim.loop import READ, WRITE, Loop, Promise
 from orlop_shim.relief import Losses
 
@@ -44,10 +45,20 @@ class Pump:
         self._target = target
         self._rest = b""
         self._splices = True
+        self._held_up = False
         self.done = Promise()
         os.set_blocking(source, False)
         os.set_blocking(target, False)
         loop.watch(source, READ, lambda _: self._move())
+
+    @property
+    def rests(self) -> bool:
+        """Whether it waits for its source."""
+        return self.done.done or not (self._rest or self._held_up)
+
+    def save(self, bag: Bag) -> tuple[int, int]:
+        """The places of both its ends, to make another pump of."""
+        return bag.put(self._source), bag.put(self._target)
 
     def stop(self) -> None:
         """Copy no more, and close both ends. May be called twice."""
@@ -114,6 +125,7 @@ class Pump:
         return lost > 0
 
     def _wait_for_target(self) -> None:
+        self._held_up = True
         self._loop.unwatch(self._source)
         try:
             self._loop.watch(self._target, WRITE, lambda _: self._resume())
@@ -122,6 +134,7 @@ class Pump:
             self._resume()
 
     def _resume(self) -> None:
+        self._held_up = False
         self._loop.unwatch(self._target)
         self._loop.watch(self._source, READ, lambda _: self._move())
         if self._rest:

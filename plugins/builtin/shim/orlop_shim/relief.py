@@ -17,8 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from orlop_shim.bag import Bag
 from orlop_shim.loop import READ, Loop, Timer
 from orlop_shim.text_log import Log
+from orlop_shim.wire import Values
 
 #: Seconds between two looks at a pipe; one that stands still from one look to the next but one is relieved.
 CHECK: Final = 5.0
@@ -63,13 +65,36 @@ class Relief:
         self._seen: object = None
         self._looks = 0
         self._drops = False
-        self._timer: Timer | None = loop.later(CHECK, self._check)
+        self._timer: Timer | None = loop.later(CHECK, self._check, idle=True)
+        self._is_over = False
 
     def over(self) -> None:
         """The other side has ended: drop all that comes from now on."""
         if self._timer is not None:
             self._timer.stop()
+            self._is_over = True
             self._start_dropping()
+
+    @property
+    def rests(self) -> bool:
+        """Whether it can be left alone until the pipe has filled, or for good."""
+        return self._is_over or self._timer is None or not (self._drops or self._looks or self._seen)
+
+    def save(self, bag: Bag) -> Values | None:
+        """What `restore` takes, besides the pipe; None for one that is closed."""
+        if self._timer is None:
+            return None
+        place = bag.put(self._pipe)
+        if not self._is_over:
+            bag.looks.append((place, _held(self._pipe)))
+        return {"pipe": place, "over": self._is_over}
+
+    def restore(self, saved: Values) -> None:
+        """Go on where another worker left: a look is due."""
+        if saved["over"]:
+            self.over()
+        else:
+            self._check()
 
     def close(self) -> None:
         """Leave the pipe alone. May be called twice."""
@@ -80,7 +105,9 @@ class Relief:
             os.close(self._pipe)
 
     def _check(self) -> None:
-        self._timer = self._loop.later(CHECK, self._check)
+        assert self._timer is not None
+        self._timer.stop()
+        self._timer = self._loop.later(CHECK, self._check, idle=True)
         held = _held(self._pipe)
         if not self._drops and not (held and _is_full(self._pipe)):
             self._seen, self._looks = None, 0
@@ -121,10 +148,11 @@ def reader_of(path: str, pipe: int) -> object:
 
     Processes of other pid namespaces that cannot be seen from here do not count.
     """
-    name, own = os.path.basename(path), os.getpid()
+    # The anchor holds what a worker left until the next one has begun.
+    name, own = os.path.basename(path), (os.getpid(), os.getppid())
     wanted = os.fstat(pipe)
     for pid in os.listdir("/proc"):
-        if pid.isdigit() and int(pid) != own:
+        if pid.isdigit() and int(pid) not in own:
             # Processes come and go.
             with suppress(OSError):
                 for entry in os.scandir(f"/proc/{pid}/fd"):

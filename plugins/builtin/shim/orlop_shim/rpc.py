@@ -11,6 +11,7 @@ from typing import Final
 
 from orlop.errors import InvalidArgument, OrlopError, Unimplemented
 from orlop_sdk.ttrpc import frames
+from orlop_shim.bag import Bag
 from orlop_shim.loop import HANG_UP, READ, WRITE, Loop, Promise
 from orlop_shim.messages import REQUEST, RESPONSE
 from orlop_shim.text_log import Log
@@ -47,6 +48,15 @@ class Socket:
         self.closed = Promise()
         sock.setblocking(False)
         loop.watch(sock.fileno(), READ, self._ready)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is on its way, here or there."""
+        return not self._unsent and not self._decoder.is_within
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
 
     def send(self, data: bytes) -> None:
         """Send now, or as soon as the other side takes it."""
@@ -116,6 +126,11 @@ class Server:
         listener.setblocking(False)
         self._loop.watch(listener.fileno(), READ, lambda _: self._accept(listener))
 
+    @property
+    def path(self) -> str:
+        """The path of the socket that it listens on."""
+        return "" if self._listener is None else str(self._listener.getsockname())
+
     def close(self) -> None:
         """Take no more connections and calls."""
         if self._listener is not None:
@@ -123,6 +138,25 @@ class Server:
             self._listener.close()
         for connection in list(self._connections):
             connection.socket.close()
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is on its way but answers to calls that rest (`orlop_shim.loop.Loop.rest`)."""
+        return all(connection.rests for connection in self._connections)
+
+    def save(self, bag: Bag) -> Values:
+        """What `restore` takes."""
+        assert self._listener is not None
+        return {
+            "listener": bag.put(self._listener.fileno()),
+            "connections": [connection.save(bag) for connection in self._connections],
+        }
+
+    def restore(self, saved: Values, bag: Bag) -> None:
+        """Go on where another worker left."""
+        self.listen(_socket(bag.take(saved["listener"])))
+        for item in saved["connections"]:
+            self._take_in(_socket(bag.take(item["socket"]))).restore(item)
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -137,9 +171,13 @@ class Server:
             self._log.warning(f"a connection of user {uid} was refused")
             sock.close()
             return
+        self._take_in(sock)
+
+    def _take_in(self, sock: socket.socket) -> _Connection:
         connection = _Connection(self, sock)
         self._connections.add(connection)
         connection.socket.closed.then(lambda: self._connections.discard(connection))
+        return connection
 
     def find(self, service: str, name: str) -> Method:
         """The method of a call. Raises `Unimplemented`."""
@@ -161,11 +199,29 @@ class Server:
         self._log.error(f"{name}: {type(error).__name__}: {error}")
 
 
+def _socket(fd: int) -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
+
+
 class _Connection:
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self._server = server
         self._last = 0
+        self._calls: dict[int, bytes] = {}
         self.socket = server.socket(sock, self._frame)
+
+    @property
+    def rests(self) -> bool:
+        return self.socket.rests
+
+    def save(self, bag: Bag) -> Values:
+        return {"socket": bag.put(self.socket.fileno()), "last": self._last, "calls": self._calls}
+
+    def restore(self, saved: Values) -> None:
+        self._last = saved["last"]
+        # Calls that rest are those that wait for something, and may do so once more.
+        for stream, data in saved["calls"].items():
+            self._server.begin(self._answer(stream, data))
 
     def _frame(self, frame: frames.Frame) -> None:
         if frame.kind != frames.REQUEST:
@@ -175,7 +231,7 @@ class _Connection:
             self._fail(frame.stream, problem)
             return
         self._last = frame.stream
-        self._server.begin(self._answer(frame))
+        self._server.begin(self._answer(frame.stream, frame.data))
 
     def _problem(self, frame: frames.Frame) -> OrlopError | None:
         if frame.dropped:
@@ -189,23 +245,26 @@ class _Connection:
             return InvalidArgument("StreamID cannot be reused and must increment")
         return None
 
-    async def _answer(self, frame: frames.Frame) -> None:
+    async def _answer(self, stream: int, data: bytes) -> None:
         name = "call"
+        self._calls[stream] = data
         try:
-            request = REQUEST.decode(frame.data)
+            request = REQUEST.decode(data)
             name = request["method"]
             method = self._server.find(request["service"], name)
             values = method.request.decode(request["payload"])
             payload = method.answer.encode(**await method.handler(values))
-            data = frames.encode(frame.stream, frames.RESPONSE, 0, RESPONSE.encode(payload=payload))
+            answer = frames.encode(stream, frames.RESPONSE, 0, RESPONSE.encode(payload=payload))
         except WireError as error:
-            self._fail(frame.stream, InvalidArgument(f"{name}: {error}"))
+            self._fail(stream, InvalidArgument(f"{name}: {error}"))
         except Exception as error:  # noqa: BLE001 - the edge of the process: the caller has to get an answer
             if not isinstance(error, (OrlopError, OSError)):
                 self._server.failed(name, error)
-            self._fail(frame.stream, error)
+            self._fail(stream, error)
         else:
-            self.socket.send(data)
+            self.socket.send(answer)
+        finally:
+            del self._calls[stream]
 
     def _fail(self, stream: int, error: Exception) -> None:
         text = str(error) or type(error).__name__

@@ -85,7 +85,7 @@ class Runtime:
     def _start(self, arguments: Sequence[str], fds: Mapping[int, int]) -> Promise:
         """Start a command; the promise of its end. Raises OSError when there is no such runtime."""
         program, environment = prepared(self._program)
-        _, ended = self._children.spawn([program, *self.argv(*arguments)[1:]], fds, environment)
+        _, ended = self._children.spawn(self.argv(*arguments), fds, environment, program)
         return ended
 
     async def check(self, *arguments: str, stdin: bytes = b"") -> bytes:

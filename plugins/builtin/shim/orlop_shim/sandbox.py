@@ -86,6 +86,16 @@ class SandboxService:
         }
         return {f"{_SERVICE}/{name}": Method(*parts) for name, parts in table.items()}
 
+    def save(self) -> Values:
+        """What `restore` takes."""
+        return {"request": self._request, "created_at": self._created_at, "exited_at": self._exited_at}
+
+    def restore(self, saved: Values) -> None:
+        """Go on where another worker left."""
+        self._request, self._created_at = saved["request"], saved["created_at"]
+        if saved["exited_at"]:
+            self._end(saved["exited_at"])
+
     async def create(self, request: Values) -> Values:
         if self._request is not None:
             raise AlreadyExists(f'sandbox "{self._request["sandbox_id"]}": is here already; a shim holds one')
@@ -100,7 +110,7 @@ class SandboxService:
         if self._created_at:
             raise FailedPrecondition(f'sandbox "{request["sandbox_id"]}": was started before')
         self._created_at = time.time_ns()
-        return {"pid": os.getpid(), "created_at": pb.timestamp_ns(self._created_at)}
+        return {"pid": self._around.pid, "created_at": pb.timestamp_ns(self._created_at)}
 
     async def platform(self, request: Values) -> Values:
         self._check(request)
@@ -115,13 +125,12 @@ class SandboxService:
                 await self._end_containers(signal.SIGTERM, request["timeout_secs"])
             await self._end_containers(signal.SIGKILL, _KILLED)
             # Another call may have been faster.
-            self._exited_at = self._exited_at or time.time_ns()
-            self._ended.set({"exit_status": 0, "exited_at": pb.timestamp_ns(self._exited_at)})
+            self._end(self._exited_at or time.time_ns())
         return {}
 
     async def wait(self, request: Values) -> Values:
         self._check(request)
-        ended: Values = await self._ended
+        ended: Values = await self._around.loop.rest(self._ended)
         return ended
 
     async def status(self, request: Values) -> Values:
@@ -136,7 +145,7 @@ class SandboxService:
             }
         return {
             "sandbox_id": request["sandbox_id"],
-            "pid": os.getpid() if runs else 0,
+            "pid": self._around.pid if runs else 0,
             "state": READY if runs else NOT_READY,
             "info": to_entries(info),
             "created_at": pb.timestamp_ns(self._created_at) if self._created_at else None,
@@ -177,6 +186,10 @@ class SandboxService:
         if self._request is None or self._request["sandbox_id"] != request["sandbox_id"]:
             raise NotFound(f'sandbox "{request["sandbox_id"]}": not found')
         return self._request
+
+    def _end(self, at: int) -> None:
+        self._exited_at = at
+        self._ended.set({"exit_status": 0, "exited_at": pb.timestamp_ns(at)})
 
     async def _end_containers(self, number: int, seconds: float) -> None:
         """Signal all containers and wait for their ends; those that are just being created get their turn."""

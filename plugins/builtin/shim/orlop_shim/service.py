@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from signal import SIGKILL
@@ -11,6 +10,7 @@ from typing import Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError
 from orlop_shim import messages as pb
+from orlop_shim.bag import Bag
 from orlop_shim.container import Container, Surroundings
 from orlop_shim.process import Process
 from orlop_shim.rpc import Handler, Method
@@ -55,6 +55,28 @@ class TaskService:
         with suppress(OrlopError, ProcessLookupError):
             await container.kill(container.init, number, number == SIGKILL)
         return True
+
+    @property
+    def rests(self) -> bool:
+        """Whether all that its containers have to do is wait."""
+        return all(container is not None and container.rests for container in self._containers.values())
+
+    def save(self, bag: Bag) -> Values:
+        """What `restore` takes."""
+        return {
+            "containers": [container.save(bag) for container in self._containers.values() if container is not None],
+            "kept": self.kept,
+            "closed": self.closed,
+            "leaves": self._leaves,
+        }
+
+    def restore(self, saved: Values, bag: Bag) -> None:
+        """Go on where another worker left."""
+        self.kept, self.closed, self._leaves = saved["kept"], saved["closed"], saved["leaves"]
+        for item in saved["containers"]:
+            container = Container(self._around, item["request"])
+            self._containers[container.id] = container
+            container.restore(item, bag)
 
     def leave_when_idle(self) -> None:
         """Go now, or as soon as the last container is deleted."""
@@ -147,7 +169,7 @@ class TaskService:
 
     async def wait(self, request: Values) -> Values:
         _, process = self._process(request)
-        await process.exited
+        await self._around.loop.rest(process.exited)
         return process.outcome()
 
     async def kill(self, request: Values) -> Values:
@@ -205,7 +227,7 @@ class TaskService:
 
     async def connect(self, request: Values) -> Values:
         container = self._containers.get(request["id"])
-        return {"shim_pid": os.getpid(), "task_pid": container.init.pid if container else 0, "version": ""}
+        return {"shim_pid": self._around.pid, "task_pid": container.init.pid if container else 0, "version": ""}
 
     async def shutdown(self, request: Values) -> Values:
         if self.idle:

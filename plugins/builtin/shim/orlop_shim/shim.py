@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shim: what a new process runs, from having its socket to its end."""
+"""The shim: what its workers run (`orlop_shim.anchor`), from having its socket to its end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from orlop_shim import host
+from orlop_shim.anchor import Ties
+from orlop_shim.bag import Bag
 from orlop_shim.children import Children
 from orlop_shim.container import Surroundings
 from orlop_shim.loop import Loop
@@ -18,7 +21,9 @@ from orlop_shim.rpc import Server
 from orlop_shim.sandbox import SandboxService
 from orlop_shim.service import TaskService
 from orlop_shim.start import Request
+from orlop_shim.tether import Tether
 from orlop_shim.text_log import Log
+from orlop_shim.wire import Values
 
 #: What processes are called in ``ps``.
 NAME: Final = "containerd-shim-orlop-v1"
@@ -39,9 +44,10 @@ class Shim:
         self._publisher = Publisher(self._loop, self._log)
         self._around = Surroundings(self._loop, self._children, self._publisher, self._log)
         self._service = TaskService(self._around, lambda: self._loop.begin(self._leave()))
-        sandbox = SandboxService(self._around, self._service)
-        self._server = Server(self._loop, {**self._service.methods(), **sandbox.methods()}, self._log)
-        self._path = ""
+        self._sandbox = SandboxService(self._around, self._service)
+        self._server = Server(self._loop, {**self._service.methods(), **self._sandbox.methods()}, self._log)
+        self._request: Request | None = None
+        self._tether: Tether | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._loop.stop)
 
@@ -52,26 +58,76 @@ class Shim:
         where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"
         self._log.error(f"{where}: {type(error).__name__}: {error}")
 
-    def serve(self, request: Request, listener: socket.socket) -> None:
-        """Serve at a socket; returns when it has been told to go.
+    def serve(self, ties: Ties, begin: Callable[[], tuple[Request, socket.socket]]) -> None:
+        """Be a worker of a shim: the first, which begins with a request and a socket to listen on, or a further one.
 
-        The process is a new one that nobody else uses: it leaves session, streams and directory behind.
+        Returns when the shim has been told to go; not when there is nothing to do, since another worker goes on then.
         """
-        _settle(request)
-        self._log.open(request.bundle, debug=request.debug)
-        if request.shim_cgroup:
-            try:
-                host.join_cgroup(request.shim_cgroup)
-            except OSError as error:
-                self._log.error(f"not moved into the control group {request.shim_cgroup}: {error}")
-        self._around.namespace = request.namespace
-        self._publisher.open(request.ttrpc_address, request.namespace)
-        self._path = listener.getsockname()
-        self._server.listen(listener)
-        self._log.debug(f"serves namespace {request.namespace}")
+        self._tether = tether = Tether(ties)
+        self._around.pid = tether.pid
+        left = tether.take_over()
+        if left is None:
+            self._begin(*begin())
+        else:
+            self._resume(*left)
+        tether.hear(self._loop, self._around.children)
+        self._loop.on_quiet = self._rest
         self._loop.run()
         self._server.close()
         self._publisher.close()
+
+    def _begin(self, request: Request, listener: socket.socket) -> None:
+        tether = self._tether
+        assert tether is not None
+        title = ["-namespace", request.namespace, "-id", request.id, "-address", request.grpc_address]
+        with suppress(OSError):
+            host.set_title([NAME, *title], tether.pid)
+        self._enter(request)
+        if request.shim_cgroup:
+            try:
+                host.join_cgroup(request.shim_cgroup, (tether.pid, os.getpid()))
+            except OSError as error:
+                self._log.error(f"not moved into the control group {request.shim_cgroup}: {error}")
+        self._log.open(request.bundle, debug=request.debug)
+        self._server.listen(listener)
+        self._log.debug(f"serves namespace {request.namespace}")
+        tether.serves()
+
+    def _enter(self, request: Request) -> None:
+        """Be at home: directory, titles, and what everybody has to know."""
+        self._request = request
+        os.chdir(request.bundle)
+        host.set_title([f"{NAME}-worker", "-namespace", request.namespace, "-id", request.id])
+        self._around.namespace = request.namespace
+        self._publisher.open(request.ttrpc_address, request.namespace)
+
+    def _rest(self) -> None:
+        """End, and leave everything to the next worker, if all that there is to do is wait."""
+        tether = self._tether
+        assert tether is not None
+        assert self._request is not None
+        if not (self._service.rests and self._server.rests):
+            return
+        self._publisher.disconnect()
+        bag = tether.pack(self._loop)
+        state = {
+            "request": tuple(self._request),
+            "log": bag.put(self._log.fileno()),
+            "server": self._server.save(bag),
+            "tasks": self._service.save(bag),
+            "sandbox": self._sandbox.save(),
+        }
+        tether.leave(state, bag)
+        os._exit(0)
+
+    def _resume(self, state: Values, bag: Bag) -> None:
+        request = Request(*state["request"])
+        self._log.resume(bag.take(state["log"]), debug=request.debug)
+        self._enter(request)
+        self._sandbox.restore(state["sandbox"])
+        self._service.restore(state["tasks"], bag)
+        # Last, since calls that wait begin anew here.
+        self._server.restore(state["server"], bag)
 
     async def _leave(self) -> None:
         """Go once nothing is left to do. A container that came meanwhile keeps the shim."""
@@ -84,20 +140,5 @@ class Shim:
             await self._loop.sleep(_PAUSE)
         if self._service.idle:
             with suppress(OSError):
-                os.unlink(self._path)
+                os.unlink(self._server.path)
             self._loop.stop()
-
-
-def _settle(request: Request) -> None:
-    # Fails in a process that leads its group, which has a session of its own then.
-    with suppress(OSError):
-        os.setsid()
-    host.close_standard_streams()
-    os.chdir(request.bundle)
-    os.umask(0o022)
-    if os.environ.get("SCHED_CORE"):
-        host.isolate_core()
-    host.raise_oom_score()
-    host.become_subreaper()
-    host.set_name(NAME)
-    host.set_title([NAME, "-namespace", request.namespace, "-id", request.id, "-address", request.grpc_address])

@@ -13,16 +13,19 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument, NotFound
+from orlop_shim.bag import Bag
 from orlop_shim.children import Children
 from orlop_shim.logger import LOGGER_SCHEMES, Logger
-from orlop_shim.loop import Loop, Promise
+from orlop_shim.loop import Loop
 from orlop_shim.pump import Pump
-from orlop_shim.relief import Losses, Relief, Sign, reader_of
+from orlop_shim.relief import Losses, Relief, reader_of
 from orlop_shim.text_log import Log
+from orlop_shim.wire import Values
 
 #: Seconds for output to be read by its reader when the process is deleted.
 DRAIN: Final = 10.0
@@ -63,7 +66,8 @@ class Streams:
         #: The process's descriptors, by number; empty with a terminal.
         self.given: dict[int, int] = {}
         self._losses = Losses(place.log, f'container "{place.container}"')
-        self._reliefs: list[Relief] = []
+        # With what takes the output: the path of a named pipe, or the number of a logger.
+        self._reliefs: list[tuple[str | int, Relief]] = []
         self._stdin_holder = -1
         self._pumps: list[Pump] = []
         self._waiting: list[tuple[int, int]] = []
@@ -132,6 +136,9 @@ class Streams:
             # The client took its pipe away again: that is the end of input.
             os.close(target)
             return
+        self._pump_input(source, target)
+
+    def _pump_input(self, source: int, target: int) -> None:
         self._input = Pump(self._place.loop, source, target)
         self._input.done.then(self.close_input)
 
@@ -154,12 +161,9 @@ class Streams:
     async def drain(self) -> None:
         """Wait until output that the process left is where it should be, but not for ever."""
         waits = [pump.done for pump in self._pumps] + [logger.ended for logger in self._loggers]
-        deadline = self._place.loop.sleep(DRAIN)
+        deadline = time.monotonic() + DRAIN
         for promise in waits:
-            both = Promise()
-            promise.then(both.set)
-            deadline.then(both.set)
-            await both
+            await self._place.loop.within(deadline - time.monotonic(), promise)
 
     def close(self) -> None:
         """Close all that is open, and end loggers. May be called twice."""
@@ -176,13 +180,53 @@ class Streams:
         self._waiting.clear()
         for logger in self._loggers:
             logger.stop()
-        for relief in self._reliefs:
+        for _, relief in self._reliefs:
             relief.close()
         self._reliefs.clear()
         self._losses.tell()
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
+
+    # From one worker to the next.
+
+    @property
+    def rests(self) -> bool:
+        """Whether all that there is to do is wait."""
+        if self.given or self._waiting or self._input_target >= 0:
+            return False
+        pumps = (*self._pumps, *((self._input,) if self._input else ()))
+        return all(pump.rests for pump in pumps) and all(relief.rests for _, relief in self._reliefs)
+
+    def save(self, bag: Bag) -> Values:
+        """What `restore` takes."""
+        return {
+            "master": bag.put(self._master),
+            "pumps": [pump.save(bag) for pump in self._pumps if not pump.done.done],
+            "input": self._input.save(bag) if self._input and not self._input.done.done else None,
+            "holder": bag.put(self._stdin_holder),
+            "input_ended": self._input_ended,
+            "loggers": [(logger.uri, logger.save()) for logger in self._loggers],
+            "reliefs": [(watched, saved) for watched, relief in self._reliefs if (saved := relief.save(bag))],
+            "lost": self._losses.count,
+        }
+
+    def restore(self, saved: Values, bag: Bag) -> None:
+        """Go on where another worker left."""
+        self._losses.count = saved["lost"]
+        self._master = bag.take(saved["master"])
+        self._stdin_holder = bag.take(saved["holder"])
+        self._input_ended = saved["input_ended"]
+        for source, target in saved["pumps"]:
+            self._pumps.append(Pump(self._place.loop, bag.take(source), bag.take(target), self._losses))
+        if saved["input"] is not None:
+            self._pump_input(*map(bag.take, saved["input"]))
+        for uri, pid in saved["loggers"]:
+            logger = Logger(self._place.loop, self._place.children, uri)
+            self._loggers.append(logger)
+            logger.restore(pid)
+        for watched, item in saved["reliefs"]:
+            self._relieve(watched, bag.take(item["pipe"])).restore(item)
 
     def _pipe_for_input(self) -> int:
         _mode(_path(self._request.stdin))
@@ -217,14 +261,14 @@ class Streams:
         return file if self._request.terminal else self._pipe_to(file)
 
     async def _open_fifo(self, path: str) -> int:
-        deadline = self._place.loop.sleep(_READER)
+        deadline = time.monotonic() + _READER
         fd = _open_writer(path)
-        while fd < 0 and not deadline.done:
+        while fd < 0 and time.monotonic() < deadline:
             await self._place.loop.sleep(_READER_PAUSE)
             fd = _open_writer(path)
         # While we could read it, output is not lost when its reader is replaced by another.
         held = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._relieve(held, lambda: reader_of(path, held), f"nobody reads {path}")
+        self._relieve(path, held)
         if fd < 0:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return fd
@@ -257,14 +301,21 @@ class Streams:
     async def _start(self, logger: Logger) -> tuple[int, int]:
         self._loggers.append(logger)
         pipes = await logger.start(self._place.container, self._place.namespace)
+        number = self._loggers.index(logger)
         for outlet in logger.outlets:
-            relief = self._relieve(outlet, logger.sign, "its logger has ended, or does nothing any more")
-            logger.ended.then(relief.over)
+            self._relieve(number, outlet)
         return pipes
 
-    def _relieve(self, pipe: int, sign: Sign, why: str) -> Relief:
-        relief = Relief(self._place.loop, pipe, sign, self._losses, why)
-        self._reliefs.append(relief)
+    def _relieve(self, watched: str | int, pipe: int) -> Relief:
+        loop, losses = self._place.loop, self._losses
+        if isinstance(watched, str):
+            path = watched
+            relief = Relief(loop, pipe, lambda: reader_of(path, pipe), losses, f"nobody reads {path}")
+        else:
+            logger = self._loggers[watched]
+            relief = Relief(loop, pipe, logger.sign, losses, "its logger has ended, or does nothing any more")
+            logger.ended.then(relief.over)
+        self._reliefs.append((watched, relief))
         return relief
 
     def _own(self, fd: int) -> None:

@@ -25,6 +25,14 @@ class Log:
         with suppress(OSError):
             self._fd = os.open(os.path.join(bundle, "log"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
+    def resume(self, fd: int, *, debug: bool) -> None:
+        """Write to what another worker has opened; -1 stands for nothing."""
+        self._fd, self._debug = fd, debug
+
+    def fileno(self) -> int:
+        """What it writes to; -1 for nothing."""
+        return self._fd
+
     def debug(self, text: str) -> None:
         """What only matters to who looks for a mistake."""
         if self._debug:

@@ -2,8 +2,8 @@
 """The zygote: has loaded all that a shim needs, and forks one when asked.
 
 It has one thread and no state. A daemon starts it, with a socket of sequenced packets as standard input; each packet is
-a request as JSON, each answer ``{"address", "pid"}`` or ``{"error", "code"}``. It ends with that socket, its shims
-do not.
+a request as JSON, each answer ``{"address"}`` or ``{"error", "code"}``, sent by the shim itself. It ends with that
+socket, its shims do not.
 """
 
 from __future__ import annotations
@@ -14,24 +14,29 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 # Loaded for the shims, which share the memory that it takes.
 import orlop_shim.stats  # noqa: F401
 from orlop.errors import OrlopError
-from orlop_shim import host
-from orlop_shim.shim import Shim
+from orlop_shim import anchor, host
+from orlop_shim.shim import NAME, Shim
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 
 _MOST: Final = 64 << 10
 _UNKNOWN: Final = 2
+_FAILURE: Final = json.dumps({"error": "ended before it served; see the log", "code": 14}).encode()
 
 
 def main() -> None:
     """Answer requests until the socket ends."""
     control = socket.socket(fileno=os.dup(0))
-    host.set_name("orlop-zygote")
+    host.set_name(NAME)
     host.set_title(["orlop-zygote"])
+    # What its shims take over as it is.
+    os.chdir("/")
+    os.umask(0o022)
+    host.raise_oom_score()
     shim = Shim()
     _mind_signals()
     gc.collect()
@@ -39,8 +44,9 @@ def main() -> None:
     gc.freeze()
     control.send(b"{}")
     while packet := control.recv(_MOST):
-        answer = _answer(control, json.loads(packet), shim)
-        control.send(json.dumps(answer).encode())
+        # All the rest is done by the child's child: what this process touches is no more shared with the shims before.
+        if os.fork() == 0:
+            _be_shim(control, packet, shim)
 
 
 def _mind_signals() -> None:
@@ -60,32 +66,28 @@ def _mind_signals() -> None:
         signal.signal(number, handle)
 
 
-def _answer(control: socket.socket, fields: dict[str, Any], shim: Shim) -> dict[str, Any]:
-    request = Request(**fields)
+def _be_shim(control: socket.socket, packet: bytes, shim: Shim) -> NoReturn:
+    def begin() -> tuple[Request, socket.socket]:
+        return _begin(control, packet)
+
+    anchor.hold(lambda ties: shim.serve(ties, begin), control, _FAILURE)
+
+
+def _begin(control: socket.socket, packet: bytes) -> tuple[Request, socket.socket]:
+    """Answer a request; does not return where no new shim is wanted."""
+    request = Request(**json.loads(packet))
+    listener: socket.socket | None = None
     try:
-        path = socket_path(request, group_of(request.bundle, request.id))
-        endpoint = listen(path)
-        write_address(request.bundle, endpoint.address)
+        address, listener = listen(socket_path(request, group_of(request.bundle, request.id)))
+        write_address(request.bundle, address)
+        answer: dict[str, Any] = {"address": address}
     except (OrlopError, OSError) as error:
-        return {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
-    pid = 0
-    if endpoint.listener is not None:
-        pid = os.fork()
-        if pid == 0:
-            _be_shim(control, request, endpoint.listener, shim)
-        endpoint.listener.close()
-    return {"address": endpoint.address, "pid": pid}
-
-
-def _be_shim(control: socket.socket, request: Request, listener: socket.socket, shim: Shim) -> None:
-    status = 1
-    try:
-        control.close()
-        shim.serve(request, listener)
-        status = 0
-    finally:
-        # Not by way of what the zygote would do at its own end.
-        os._exit(status)
+        answer = {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
+    control.send(json.dumps(answer).encode())
+    control.close()
+    if "error" in answer or listener is None:
+        os._exit(0)
+    return request, listener
 
 
 if __name__ == "__main__":

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from orlop_sdk.api.cgroups.v1 import metrics_pb2 as v1
 from orlop_sdk.api.cgroups.v2 import metrics_pb2 as v2
+from orlop_shim import cgroup
 from orlop_shim.cgroup import Cgroup, hierarchies, membership
 from orlop_shim.stats import measure
 
@@ -108,3 +114,40 @@ def test_processes_of_inner_groups_count(tmp_path: Path) -> None:
     put(tmp_path, **{"cgroup__procs": "5\n"})
     put(tmp_path / "inner" / "deep", **{"cgroup__procs": "7\n6\n"})
     assert Cgroup({"": str(tmp_path)}, own=True).pids() == [5, 6, 7]
+
+
+@pytest.fixture
+def process_elsewhere() -> Iterator[tuple[int, Path]]:
+    """A process in a new control group, and that group's directory."""
+    tops = hierarchies(Path("/proc/self/mountinfo").read_bytes())
+    ours = membership(Path("/proc/self/cgroup").read_text())
+    name = next((name for name in ("pids", "", *tops) if name in tops and name in ours), None)
+    if name is None or not os.access(tops[name].point, os.W_OK):
+        pytest.skip("needs a control group to write in")
+    group = Path(tops[name].point, f"orlop-cgroup-{os.getpid()}")
+    group.mkdir()
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        yield process.pid, group
+    finally:
+        process.kill()
+        process.wait()
+        group.rmdir()
+
+
+@pytest.mark.parametrize("known", ["nothing", "other hierarchies", "all"])
+def test_a_process_is_found_whatever_is_remembered(
+    process_elsewhere: tuple[int, Path], known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "_remembered", {})
+    if known == "other hierarchies":
+        cgroup._remembered["gone"] = cgroup._Hierarchy("/nowhere", "/")
+    elif known == "all":
+        cgroup.remember()
+    pid, group = process_elsewhere
+    found = Cgroup.of(pid)
+    assert found is not None
+    assert found.own
+    assert str(group) in found._places.values()
+    assert "gone" not in cgroup._remembered

@@ -13,6 +13,7 @@ from orlop_shim import files
 _DECISIVE: Final = ("memory", "cpu", "cpuacct", "pids", "blkio", "devices")
 _MOST_GROUPS: Final = 10_000
 _UNIFIED: Final = ""
+_MOUNTS: Final = "/proc/self/mountinfo"
 
 
 class _Hierarchy(NamedTuple):
@@ -47,6 +48,19 @@ def membership(text: str) -> dict[str, str]:
     return found
 
 
+_remembered: Final[dict[str, _Hierarchy]] = {}
+
+
+def remember() -> None:
+    """Take note of where the hierarchies are mounted, for this process and those that it forks.
+
+    They stay where they are while a host runs; one that is mounted later is found all the same.
+    """
+    _remembered.clear()
+    with suppress(OSError):
+        _remembered.update(hierarchies(files.read(_MOUNTS)))
+
+
 class Cgroup:
     """The control groups of one container."""
 
@@ -63,20 +77,20 @@ class Cgroup:
         try:
             member = membership(os.fsdecode(files.read(f"/proc/{pid}/cgroup")))
             ours = membership(os.fsdecode(files.read("/proc/self/cgroup")))
-            tops = hierarchies(files.read("/proc/self/mountinfo"))
         except OSError:
             return None
+        if not _remembered or not all(name in _remembered for name in member):
+            remember()
         places = {}
         for name, path in member.items():
-            if name in tops and path != ours.get(name):
-                places[name] = _join(tops[name], path)
+            if name in _remembered and path != ours.get(name):
+                places[name] = _join(_remembered[name], path)
         return cls(places, bool(places))
 
     @classmethod
     def at(cls, path: str) -> Cgroup | None:
         """Those of one path in all hierarchies, or None where it is in none."""
-        tops = hierarchies(files.read("/proc/self/mountinfo"))
-        places = {name: _join(top, path) for name, top in tops.items()}
+        places = {name: _join(top, path) for name, top in hierarchies(files.read(_MOUNTS)).items()}
         there = {name: place for name, place in places.items() if os.path.isdir(place)}
         return cls(there, True) if there else None
 

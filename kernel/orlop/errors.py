@@ -10,7 +10,6 @@ Messages are lower case, name the object first (``image "x": not found``) and en
 
 from __future__ import annotations
 
-import traceback
 from typing import ClassVar, Final
 
 
@@ -130,6 +129,8 @@ def describe(error: BaseException, module: str) -> str:
     """
     if isinstance(error, OrlopError | OSError):
         return str(error) or type(error).__name__
+    import traceback  # only here: shims, which have these errors as well, keep every module in memory
+
     package, place = module.partition(".")[0], ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         if str(frame.f_globals.get("__name__")).partition(".")[0] == package:

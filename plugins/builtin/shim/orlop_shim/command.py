@@ -94,10 +94,11 @@ def start(arguments: Arguments, given: bytes) -> None:
 
 def _be_shim(request: Request, listener: socket.socket) -> NoReturn:
     from orlop_shim.anchor import hold
-    from orlop_shim.host import raise_oom_score, set_name
+    from orlop_shim.host import close_standard_streams, raise_oom_score, set_name
     from orlop_shim.shim import NAME, Shim
 
     os.umask(0o022)
+    close_standard_streams()
     set_name(NAME)
     raise_oom_score()
     shim = Shim()

@@ -7,6 +7,7 @@ else ever reads it. Descriptors are in a `Bag`, and the dictionary has their pla
 
 from __future__ import annotations
 
+import array
 import marshal
 import os
 import socket
@@ -33,7 +34,7 @@ class Tether:
 
     def serves(self) -> None:
         """Let the anchor know that whoever asked for the shim has the answer."""
-        self._ties.to_anchor.send(SERVES)
+        self._ties.link.send(SERVES)
 
     def hear(self, loop: Loop, children: Children) -> None:
         """Learn of the ends of children that the anchor has reaped, from now on."""
@@ -50,9 +51,12 @@ class Tether:
         try:
             files.write_all(memory, marshal.dumps(state))
             looks = b"".join(LOOK.pack(*look) for look in bag.looks)
-            for at in range(0, len(bag.fds), MOST_FDS):
-                sign = MORE if at else BEGIN
-                socket.send_fds(self._ties.to_anchor, [sign + looks], bag.fds[at : at + MOST_FDS])
+            packets = range(0, len(bag.fds), MOST_FDS)
+            for number, at in enumerate(packets):
+                follow = len(packets) - 1 - number
+                data = (MORE if at else BEGIN) + bytes((follow,)) + (b"" if follow else looks)
+                fds = array.array("i", bag.fds[at : at + MOST_FDS])
+                self._ties.link.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         finally:
             os.close(memory)
 

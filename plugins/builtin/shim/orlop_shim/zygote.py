@@ -42,6 +42,8 @@ def main() -> None:
     gc.collect()
     # What is there now is never garbage: the collector must not touch, and so copy, its pages in every shim.
     gc.freeze()
+    # Until here they tell why it could not start.
+    host.close_standard_streams()
     control.send(b"{}")
     while packet := control.recv(_MOST):
         # All the rest is done by the child's child: what this process touches is no more shared with the shims before.

@@ -91,6 +91,8 @@ class Container:
                 rootfs.mount(self._request["rootfs"], self._rootfs)
                 if not self._request["checkpoint"]:
                     arguments = ["create", "--bundle", self.bundle, *create_flags(self.options)]
+                    # In the next turn, when the runtime is at work.
+                    self._around.loop.soon(self._around.publisher.prepare)
                     await self._bring_up(self.init, self._runtime, arguments, "create")
                     self._watch_memory()
             except BaseException:

@@ -70,7 +70,13 @@ class Publisher:
             del self._queue[1 if self._in_flight else 0]
         self._queue.append(FORWARD.encode(envelope=envelope))
         if self._timer is None:
-            self._send()
+            # Answers that are ready leave before it: somebody waits for those.
+            self._loop.soon(self._send)
+
+    def prepare(self) -> None:
+        """Connect in advance, at a time when there is nothing better to do."""
+        if self._address and self._socket is None and self._timer is None:
+            self._connect()
 
     def empty(self) -> Promise:
         """A promise that is kept when everything is sent."""

@@ -66,10 +66,15 @@ class Shim:
         self._tether = tether = Tether(ties)
         self._around.pid = tether.pid
         left = tether.take_over()
-        if left is None:
-            self._begin(*begin())
-        else:
-            self._resume(*left)
+        try:
+            if left is None:
+                self._begin(*begin())
+            else:
+                self._resume(*left)
+        except Exception as error:
+            # The process ends, and nobody else can tell why.
+            self._note(error)
+            raise
         tether.hear(self._loop, self._around.children)
         self._loop.on_quiet = self._rest
         self._loop.run()
@@ -96,8 +101,11 @@ class Shim:
     def _enter(self, request: Request) -> None:
         """Be at home: directory, titles, and what everybody has to know."""
         self._request = request
-        os.chdir(request.bundle)
-        host.set_title([f"{NAME}-worker", "-namespace", request.namespace, "-id", request.id])
+        # The container that the shim was made for may be gone, with others of its group still here.
+        with suppress(FileNotFoundError):
+            os.chdir(request.bundle)
+        with suppress(OSError):
+            host.set_title([f"{NAME}-worker", "-namespace", request.namespace, "-id", request.id])
         self._around.namespace = request.namespace
         self._publisher.open(request.ttrpc_address, request.namespace)
 

@@ -138,7 +138,8 @@ class Dockerd:
         top = Path("/sys/fs/cgroup")
         found = []
         for parent in (*top.glob(self.namespace), *top.glob(f"*/{self.namespace}")):
-            found += [parent, *(path for path in parent.rglob("*") if path.is_dir())]
+            # Which passes over what is removed meanwhile.
+            found += [Path(place) for place, _, _ in os.walk(parent)]
         return found
 
     def command(self, *args: str) -> list[str]:

@@ -133,7 +133,7 @@ def test_the_daemon_comes_back_below_dockerd(fresh: Callable[..., Place], end: s
         place.becomes(missed, STATE, "exited 6")
         for number, name in enumerate(at_start):
             place.becomes(name, STATE, f"exited {20 + number}")
-    eventually(lambda: int(docker.inspect(again, "{{.RestartCount}}")) > 0, "it is not started again")
+        eventually(lambda: int(docker.inspect(again, "{{.RestartCount}}")) > 0, "it is not started again")
     eventually(lambda: docker.run("exec", lasting, "true").code == 0, "it cannot be used again")
     check_usable(place, lasting, pid)
     assert docker.inspect(paused, STATE) == "paused 0"

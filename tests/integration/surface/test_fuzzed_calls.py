@@ -71,6 +71,8 @@ HINTS: Final[dict[str, Sequence[str]]] = {
 }
 #: Examples for each method.
 FEW, MANY = 12, 500
+#: More than all pools of the daemon together may have; a leak would be one for each of thousands of calls.
+THREADS: Final = 128
 CODES: Final = {int(code.value[0]): code.name for code in grpc.StatusCode}
 FAULTS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 #: Seconds for calls that answer at once, on a host that is busy with other things.
@@ -318,7 +320,8 @@ def check_flat(subject: Subject, examples: int) -> None:
     everything(subject, examples)
     after = subject.figures()
     assert after["descriptors"] <= before["descriptors"] + 8, (before, after)
-    assert after["threads"] <= before["threads"] + 4, (before, after)
+    # Pools begin a thread when calls happen to meet, which on a loaded machine is late; but they are bounded.
+    assert after["threads"] <= THREADS, (before, after)
     assert after["tasks"] <= before["tasks"] + 8, (before, after)
     assert after["memory"] <= before["memory"] + 24 * 1024, (before, after)
 

@@ -73,7 +73,7 @@ class Place:
             self.docker.ok("rm", "--force", *ids)
         # On a loaded machine dockerd gives up on the deletion of a task after two seconds; then it is a task still.
         self.daemon.ctr(self.docker.namespace).remove_tasks()
-        eventually(lambda: not self.leftovers(), lambda: f"left behind: {self.leftovers()}\n{self.tail()}")
+        eventually(lambda: not self.leftovers(), lambda: f"left behind: {self.leftovers()}\n{self.tail()}", 60)
 
 
 def check_host() -> None:

@@ -27,6 +27,7 @@ from orlop.blocking import run_blocking
 from orlop.errors import InvalidArgument, OrlopError, Unavailable, code_of, from_code
 from orlop.interfaces.stream import RunningStream, StreamProcessor
 from orlop.values import AnyMessage
+from orlop_sdk.linux.descriptors import receive
 from orlop_sdk.serving.socketfile import SocketFile
 
 _MOST: Final = 1 << 20
@@ -207,7 +208,7 @@ class RemoteStream:
 
 async def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     await _readable(connection)
-    data, descriptors, _, _ = socket.recv_fds(connection, _MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive(connection, _MOST, 1)
     try:
         return _decode(data), descriptors
     except BaseException:

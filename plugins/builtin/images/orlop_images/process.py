@@ -19,6 +19,7 @@ from typing import Any, Final
 from orlop import errors
 from orlop.blocking import Pool
 from orlop.errors import Internal, OrlopError, Unknown
+from orlop_sdk.linux.descriptors import receive
 
 # Large blocks stay with the process, instead of going back to the kernel and being zeroed anew for each chunk.
 _MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 26)}
@@ -209,7 +210,7 @@ class Job:
         """Wait until the worker has begun; False when its host ended before that."""
         await readable(self._report.fileno())
         try:
-            greeting, descriptors, _, _ = socket.recv_fds(self._report, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            greeting, descriptors = receive(self._report, 1, 1)
         except ConnectionError:
             return False
         if descriptors:

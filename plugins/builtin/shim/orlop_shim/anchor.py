@@ -26,7 +26,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from orlop_shim import files, host
+from orlop_sdk.linux.descriptors import receive
+from orlop_shim import host
 
 #: A child's end, as it is told the worker: pid, exit status (128 and the signal for one that was killed), time in ns.
 END: Final = struct.Struct("=iiq")
@@ -173,7 +174,7 @@ def _take_over(link: _socket.socket) -> tuple[list[int], list[tuple[int, int]]]:
     follow = 1
     while follow:
         try:
-            data, fds = files.receive(link, _PACKET, MOST_FDS, _NO_WAIT)
+            data, fds = receive(link, _PACKET, MOST_FDS, _NO_WAIT)
         except BlockingIOError:
             break
         if data.startswith(BEGIN):

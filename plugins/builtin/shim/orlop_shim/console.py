@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from orlop.errors import Unavailable
-from orlop_shim import files
+from orlop_sdk.linux.descriptors import receive
 from orlop_shim.loop import READ, Loop, Promise
 
 # Seconds for the runtime to send the terminal after it said that all is well.
@@ -70,7 +70,7 @@ class ConsoleSocket:
     def _receive(self) -> None:
         assert self._connection is not None
         self._loop.unwatch(self._connection.fileno())
-        _, fds = files.receive(self._connection, 4096, 4)
+        _, fds = receive(self._connection, 4096, 4)
         for surplus in fds[1:]:
             os.close(surplus)
         self._received.set(fds[0] if fds else -1)

@@ -8,16 +8,9 @@ memory that a shim otherwise shares with all others.
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from typing import Final
 
 _CHUNK: Final = 16 << 10
-_INT_SIZE: Final = struct.calcsize("i")
-# Plain numbers, since Python's enumerations are made of much that would have to be copied.
-_LEVEL: Final = int(socket.SOL_SOCKET)
-_RIGHTS: Final = int(socket.SCM_RIGHTS)
-_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 
 
 def read(path: str) -> bytes:
@@ -73,16 +66,3 @@ def write_all(fd: int, data: bytes) -> None:
     done = os.write(fd, data)
     while done < len(data):
         done += os.write(fd, data[done:])
-
-
-def receive(sock: socket.SocketType, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """A message of up to *size* bytes, and up to *most* descriptors that came along. Raises OSError.
-
-    Python's own `socket.recv_fds` leaves out the flags, and so hands descriptors on to every program that is started.
-    """
-    data, extra, _, _ = sock.recvmsg(size, socket.CMSG_SPACE(most * _INT_SIZE), flags | _CLOSE_ON_EXEC)
-    fds: list[int] = []
-    for level, kind, piece in extra:
-        if level == _LEVEL and kind == _RIGHTS:
-            fds += memoryview(piece).cast("i")
-    return data, fds

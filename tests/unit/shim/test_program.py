@@ -98,6 +98,17 @@ def test_a_newer_binary_is_used_from_its_installation_on(binary: Path) -> None:
 
 
 @needs_root
+def test_what_is_held_in_advance_is_what_is_used(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(binary.parent))
+    program.get_ready()
+    held = program._held[str(binary)]
+    assert program.prepared(program.find("crun"))[0] == f"/proc/self/fd/{held.descriptor}"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    program.get_ready()
+    assert list(program._held.values()) == [held]
+
+
+@needs_root
 def test_a_link_to_crun_is_crun(binary: Path) -> None:
     link = binary.with_name("runc")
     link.symlink_to(binary)

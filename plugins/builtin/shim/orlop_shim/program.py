@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import Final
 
 from orlop_sdk.linux import syscalls as sc
@@ -54,6 +55,12 @@ def find(binary: str) -> str:
             if os.access(path, os.X_OK) and not os.path.isdir(path):
                 return path
     return binary
+
+
+def get_ready() -> None:
+    """Hold the binary now, for this process and those that it forks, if it is where programs are."""
+    with suppress(OSError):
+        prepared(find(_TAKES_CLONES))
 
 
 def prepared(path: str) -> tuple[str, dict[str, str] | None]:

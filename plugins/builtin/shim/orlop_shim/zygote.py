@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 # Loaded for the shims, which share the memory that it takes.
 import orlop_shim.stats  # noqa: F401
 from orlop.errors import OrlopError
-from orlop_shim import anchor, cgroup, host
+from orlop_shim import anchor, cgroup, host, program
 from orlop_shim.shim import NAME, Shim
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 
@@ -38,6 +38,7 @@ def main() -> None:
     os.umask(0o022)
     host.raise_oom_score()
     cgroup.remember()
+    program.get_ready()
     shim = Shim()
     _mind_signals()
     gc.collect()

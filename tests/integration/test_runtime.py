@@ -307,6 +307,38 @@ async def test_a_shim_that_is_killed(w: World) -> None:
     assert await w.settled() == []
 
 
+STUCK = """\
+#!/bin/sh
+case "$*" in
+    *" create "*) touch {stuck}; exec sleep 98767;;
+    *) exec {runc} "$@";;
+esac
+"""
+
+
+async def test_a_shim_that_is_killed_in_the_middle_of_a_create(w: World) -> None:
+    program = w.base / "runc-stuck"
+    program.write_text(STUCK.format(stuck=w.base / "stuck", runc=shutil.which("runc")))
+    program.chmod(0o755)
+    options = AnyMessage("containerd.runc.v1.Options", Options(binary_name=str(program)).SerializeToString())
+    spec = oci.spec_message(oci.spec(w.namespace, "c1", ["true"]))
+    creating = asyncio.create_task(w.runtime.create("c1", TaskRequest(RUNC, spec, w.tree, options=options)))
+    async with asyncio.timeout(PATIENCE):
+        while not w.shims():  # noqa: ASYNC110  # nobody tells when a stranger's process is there
+            await asyncio.sleep(0.01)
+        (shim,) = w.shims()
+        while not os.path.exists(w.base / "stuck"):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+    os.kill(shim, signal.SIGKILL)
+    with pytest.raises(OrlopError):
+        await creating
+    with pytest.raises(NotFound):
+        await w.runtime.get("c1")
+    assert await w.settled() == []
+    assert pids_of("98767") == []
+    await w.create("c1", ["true"])
+
+
 async def test_a_shim_that_is_killed_before_its_container_started(w: World) -> None:
     task = await w.create("c1", ["sleep", "98766"])
     await dies_with_its_shim(w, task, *w.shims())

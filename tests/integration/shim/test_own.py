@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,6 +243,23 @@ def test_a_zygote_that_dies_takes_nothing_along(own: Case) -> None:
         assert len(pids_of("98125")) == 1
     finally:
         own.remove("c1")
+
+
+def test_a_zygote_that_dies_at_work_fails_no_container(own: Case) -> None:
+    if own.daemon.name != "orlopd":
+        pytest.skip("only Orlop has a zygote")
+    own.run("c0", "/bin/true")
+    for number in range(1, 6):
+        output = own.daemon.base / f"round{number}"
+        with (
+            output.open("wb") as out,
+            own.ctr.background("run", "--rm", *own.flags(), f"c{number}", "/bin/echo", "fine", out=out) as running,
+        ):
+            time.sleep(number * 0.02)
+            for zygote in zygotes(own):
+                os.kill(zygote, signal.SIGKILL)
+            assert running.wait(30) == 0, output.read_text()
+        assert output.read_text() == "fine\n"
 
 
 def test_a_shim_that_dies_leaves_no_socket(own: Case) -> None:

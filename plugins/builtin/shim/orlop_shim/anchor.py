@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The anchor of a shim: the process that stays, and holds what must not be lost while there is nothing to do.
 
-A shim is two processes. The anchor is what daemons and ``ps`` know: parent of the containers' processes (it is their
-subreaper), leader of the session. It decides nothing. A *worker*, forked from it, does all the work. Once that has had
-nothing to do for a while it leaves its state and its open descriptors to the anchor (`orlop_shim.tether`) and ends, and
-the memory that working takes goes with it. When a descriptor has something, a child ends, or a pipe that somebody else
-should read has filled, the anchor forks the next worker, which goes on where the last one left.
+A shim is two processes, and ends when either is killed. The anchor is what daemons and ``ps`` know: parent of the
+containers' processes (it is their subreaper), leader of the session. It decides nothing. A *worker*, forked from it,
+does all the work. Once that has had nothing to do for a while it leaves its state and its open descriptors to the
+anchor (`orlop_shim.tether`) and ends, and the memory that working takes goes with it. When a descriptor has
+something, a child ends, or a pipe that somebody else should read has filled, the anchor forks the next worker, which
+goes on where the last one left.
 
 Python counts references inside of the objects, so whatever code touches is memory of its own, no more shared with the
 zygote. That is why this code does so little, and with so few parts.
@@ -107,9 +108,12 @@ def hold(work: Callable[[Ties], None], control: socket.socket | None = None, fai
         status = _attend(poll, wake, reports, worker)
         left, looks = _take_over(link)
         if not left:
-            if control is not None and status:
-                control.send(failure)
-            os._exit(status)
+            if status:
+                if control is not None:
+                    control.send(failure)
+                # What it was doing goes as well: an OCI runtime at work would make a container that nobody knows of.
+                host.end_group()
+            os._exit(0)
         _sleep(poll, wake, reports, left, looks)
 
 
@@ -125,7 +129,7 @@ def _fork() -> int:
 def _work(work: Callable[[Ties], None], ties: Ties) -> NoReturn:
     status = 1
     try:
-        host.end_with_parent(ties.pid)
+        host.hear_of_parents_end()
         work(ties)
         status = 0
     finally:

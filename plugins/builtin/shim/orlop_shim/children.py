@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from orlop_shim.loop import Loop, Promise
 
@@ -129,11 +129,15 @@ class Children:
         fds: Mapping[int, int],
         environment: Mapping[str, str] | None = None,
         program: str = "",
+        group: int | None = None,
     ) -> tuple[int, Promise]:
         """Start *program*, or else the first of *argv*; *fds* maps its descriptors to ours, and it has no others.
 
+        It is in this process's group, which ends as one, or in *group*: 0 is one of its own.
+
         Returns its pid and the promise of its `End`. Raises OSError when there is no such program.
         """
+        more: dict[str, Any] = {} if group is None else {"setpgroup": group}
         copies = {target: fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for target, own in fds.items()}
         try:
             pid = os.posix_spawnp(
@@ -143,6 +147,7 @@ class Children:
                 file_actions=[(os.POSIX_SPAWN_DUP2, own, target) for target, own in copies.items()],
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
                 setsigmask=(),
+                **more,
             )
         finally:
             for own in copies.values():

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NoReturn
 
 from orlop_shim import files
 
@@ -39,11 +39,15 @@ def become_subreaper() -> None:
         raise OSError("prctl PR_SET_CHILD_SUBREAPER: refused; it takes Linux 3.4")
 
 
-def end_with_parent(parent: int) -> None:
-    """Be killed when the parent ends, however it does."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def hear_of_parents_end() -> None:
+    """Get SIGTERM when the parent ends, however it does."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_group() -> NoReturn:
+    """Kill this process and all of its group, at once."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def set_name(name: str) -> None:

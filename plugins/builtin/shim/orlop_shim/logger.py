@@ -60,6 +60,7 @@ class Logger:
                     [self._path, *self._arguments],
                     {0: null, 1: null, 2: null, 3: out, 4: err, 5: to_word},
                     {"CONTAINER_ID": container, "CONTAINER_NAMESPACE": namespace},
+                    group=0,
                 )
             finally:
                 os.close(null)

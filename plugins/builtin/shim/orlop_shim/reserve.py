@@ -56,9 +56,9 @@ class Reserve:
         """The address of a shim for this request. Raises `Unavailable`, and what the zygote says."""
         async with self._lock:
             for _ in range(_TRIES):
-                if self._control is None:
-                    await self._start()
                 try:
+                    if self._control is None:
+                        await self._start()
                     answer = await self._ask(json.dumps(request._asdict()).encode())
                 except (OSError, TimeoutError, Unavailable) as error:
                     self._log.warning("the zygote of shims is gone, another is started: %s", error)

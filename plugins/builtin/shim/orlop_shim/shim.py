@@ -49,7 +49,7 @@ class Shim:
         self._request: Request | None = None
         self._tether: Tether | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.on_signal(number, self._loop.stop)
+            self._loop.on_signal(number, self._told_to_end)
 
     def _note(self, error: BaseException) -> None:
         trace = error.__traceback__
@@ -77,9 +77,20 @@ class Shim:
             raise
         tether.hear(self._loop, self._around.children)
         self._loop.on_quiet = self._rest
+        # Its end may have come before the loop heard of such things.
+        self._loop.soon(self._look_after_anchor)
         self._loop.run()
         self._server.close()
         self._publisher.close()
+
+    def _told_to_end(self) -> None:
+        self._look_after_anchor()
+        self._loop.stop()
+
+    def _look_after_anchor(self) -> None:
+        if os.getppid() != self._around.pid:
+            # The shim has been killed, and the OCI runtime must not go on for it. Loggers may: output is still to come.
+            host.end_group()
 
     def _begin(self, request: Request, listener: socket.socket) -> None:
         tether = self._tether

@@ -5,7 +5,7 @@ A plugin author needs `InitContext`, `PluginConfig`, and the decorator and proto
 `orlop.interfaces`. A program that embeds the kernel needs `orlop.kernel.Kernel` and `orlop.config`.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # not from typing, whose memory small processes would have to bear
 
 if TYPE_CHECKING:
     from orlop.errors import OrlopError, SkipPlugin

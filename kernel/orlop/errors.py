@@ -10,13 +10,11 @@ Messages are lower case, name the object first (``image "x": not found``) and en
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
-
 
 class OrlopError(Exception):
     """Base of all errors of this project. ``code`` is the gRPC status code number (google.rpc.Code)."""
 
-    code: ClassVar[int] = 2
+    code: int = 2
 
 
 class Unknown(OrlopError):
@@ -114,7 +112,7 @@ class Unauthenticated(OrlopError):
 
 
 #: google.rpc.Code number -> error class: all of the above. One table for every transport.
-CODES: Final[dict[int, type[OrlopError]]] = {kind.code: kind for kind in OrlopError.__subclasses__()}
+CODES: dict[int, type[OrlopError]] = {kind.code: kind for kind in OrlopError.__subclasses__()}
 
 
 def from_code(code: int, message: str) -> OrlopError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument
+from orlop_sdk.hints import Final, NamedTuple
 from orlop_sdk.linux import syscalls as sc
 
 # Option -> (whether it sets or clears, flag), as in mount(8).

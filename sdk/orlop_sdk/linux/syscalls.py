@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Any, Final
+
+from orlop_sdk.hints import Any, Final
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2

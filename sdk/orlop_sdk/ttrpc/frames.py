@@ -7,9 +7,9 @@ Plain functions over bytes. Streams are opened by clients only and have odd numb
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
 
 from orlop.errors import ResourceExhausted
+from orlop_sdk.hints import Final, NamedTuple
 
 #: Most bytes of data in a frame.
 MAX_DATA: Final = 4 << 20

@@ -14,21 +14,19 @@ zygote. That is why this code does so little, and with so few parts.
 
 from __future__ import annotations
 
-# Not ``socket``, whose objects are enumerations and Python code around these.
-import _socket
 import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 import termios
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn
 
+from orlop_sdk.hints import Final, NamedTuple, NoReturn
 from orlop_sdk.linux.descriptors import receive
 from orlop_shim import host
+from orlop_shim import plain_socket as socket
 
 #: A child's end, as it is told the worker: pid, exit status (128 and the signal for one that was killed), time in ns.
 END: Final = struct.Struct("=iiq")
@@ -55,10 +53,6 @@ _PACKET: Final = 64 << 10
 _ISOLATED: Final = bool(os.environ.get("SCHED_CORE"))
 _FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK
 _ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
-# Plain numbers: using members of enumerations touches more memory than all the rest.
-_FAMILY: Final = int(socket.AF_UNIX)
-_KIND: Final = int(socket.SOCK_SEQPACKET)
-_NO_WAIT: Final = int(socket.MSG_DONTWAIT)
 _STOPS: Final = bytes((signal.SIGTERM, signal.SIGINT))
 
 
@@ -69,7 +63,7 @@ class Ties(NamedTuple):
     """The anchor's pid, which is the shim's."""
     ends: int
     """A pipe with the ends of children. It outlasts workers, so that none is forgotten between two of them."""
-    link: _socket.socket
+    link: socket.SocketType
     """Where to leave things."""
     left: list[int]
     """The descriptors that the last worker left; none for the first."""
@@ -91,7 +85,7 @@ def hold(work: Callable[[Ties], None], control: socket.socket | None = None, fai
         host.isolate_core()
     pid = os.getpid()
     ends, reports = os.pipe2(_FLAGS)
-    link, to_anchor = _socket.socketpair(_FAMILY, _KIND)
+    link, to_anchor = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     wake, write = os.pipe2(_FLAGS)
     signal.set_wakeup_fd(write)
     poll = select.poll()
@@ -137,7 +131,7 @@ def _work(work: Callable[[Ties], None], ties: Ties) -> NoReturn:
         os._exit(status)
 
 
-def _serves(poll: select.poll, wake: int, link: _socket.socket, worker: int) -> bool:
+def _serves(poll: select.poll, wake: int, link: socket.SocketType, worker: int) -> bool:
     """Wait until a worker serves; not if it ends before."""
     poll.register(link, select.POLLIN)
     try:
@@ -171,14 +165,14 @@ def _attend(poll: select.poll, wake: int, reports: int, worker: int) -> int:
         _heed(wake)
 
 
-def _take_over(link: _socket.socket) -> tuple[list[int], list[tuple[int, int]]]:
+def _take_over(link: socket.SocketType) -> tuple[list[int], list[tuple[int, int]]]:
     """The descriptors that the last worker left, and those to look at; none if it left nothing."""
     left: list[int] = []
     looks: list[tuple[int, int]] = []
     follow = 1
     while follow:
         try:
-            data, fds = receive(link, _PACKET, MOST_FDS, _NO_WAIT)
+            data, fds = receive(link, _PACKET, MOST_FDS, socket.MSG_DONTWAIT)
         except BlockingIOError:
             break
         if data.startswith(BEGIN):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from orlop_sdk.hints import Final
 
 _NONE: Final = -1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Final, NamedTuple
 
+from orlop_sdk.hints import Final, NamedTuple
 from orlop_shim import files
 
 #: Controllers that decide: where one of them is in a hierarchy of version 1, that version counts for the container.

@@ -16,8 +16,8 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
 
+from orlop_sdk.hints import Any, Final, NamedTuple
 from orlop_shim.loop import Loop, Promise
 
 # Descriptors are passed on from here on, above all numbers that they may get.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import sys
 import time
-from typing import Final, NamedTuple, NoReturn
 
 from orlop.errors import InvalidArgument, OrlopError
+from orlop_sdk.hints import Final, NamedTuple, NoReturn
 from orlop_shim import messages as pb
+from orlop_shim import plain_socket as socket
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 from orlop_shim.wire import Values, WireError
 

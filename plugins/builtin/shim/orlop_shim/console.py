@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
-from typing import Final
 
 from orlop.errors import Unavailable
+from orlop_sdk.hints import Final
 from orlop_sdk.linux.descriptors import receive
+from orlop_shim import plain_socket as socket
 from orlop_shim.loop import READ, Loop, Promise
 
 # Seconds for the runtime to send the terminal after it said that all is well.

@@ -12,9 +12,9 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unknown
+from orlop_sdk.hints import Final
 from orlop_shim import files, rootfs
 from orlop_shim.bag import Bag
 from orlop_shim.cgroup import Cgroup

@@ -8,7 +8,8 @@ memory that a shim otherwise shares with all others.
 from __future__ import annotations
 
 import os
-from typing import Final
+
+from orlop_sdk.hints import Final
 
 _CHUNK: Final = 16 << 10
 

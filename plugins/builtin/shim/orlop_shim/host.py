@@ -8,11 +8,14 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NoReturn
 
+from orlop_sdk.hints import Final, NoReturn
 from orlop_shim import files
 
 _PR_SET_PDEATHSIG: Final = 1
+_MADV_DONTNEED: Final = 4
+# How code and constants of a file are mapped.
+_FROM_FILES: Final = (b"r-xp", b"r--p")
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SCHED_CORE: Final = 62
 _SCHED_CORE_CREATE: Final = 1
@@ -99,6 +102,23 @@ def join_cgroup(path: str, processes: Sequence[int]) -> None:
             # A new group of cpusets takes nobody until it has processors.
             if not os.path.exists(os.path.join(group, "cpuset.cpus")):
                 raise
+
+
+def forget_code() -> None:
+    """Let go of the pages of programs and libraries that only loading has needed; the kernel has them again from the
+    files when they are needed.
+    """
+    code: tuple[int, int] | None = None
+    # Line by line: all of it at once would take more memory than there is to gain.
+    with open("/proc/self/smaps", "rb") as file:
+        for line in file:
+            first, *fields = line.split()
+            if not first.endswith(b":"):
+                start, _, end = first.partition(b"-")
+                code = (int(start, 16), int(end, 16)) if fields[0] in _FROM_FILES and len(fields) == 5 else None
+            elif first == b"Anonymous:" and code is not None and fields[0] == b"0":
+                # Nothing in it was written to, so that the file has it all.
+                _libc.madvise(ctypes.c_void_p(code[0]), ctypes.c_size_t(code[1] - code[0]), _MADV_DONTNEED)
 
 
 def close_standard_streams() -> None:

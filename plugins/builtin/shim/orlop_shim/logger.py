@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import Final
 
 from orlop.errors import InvalidArgument, NotFound, Unavailable
+from orlop_sdk.hints import Final
 from orlop_shim import files
 from orlop_shim.children import Children, Target
 from orlop_shim.loop import READ, Loop, Promise

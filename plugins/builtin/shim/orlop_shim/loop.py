@@ -8,7 +8,6 @@ a coroutine waits for promises only.
 from __future__ import annotations
 
 import heapq
-import math
 import os
 import select
 import signal
@@ -16,12 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Final
+
+from orlop_sdk.hints import Any, Final
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 HANG_UP: Final = select.EPOLLHUP
 EDGE: Final = select.EPOLLET
+_NEVER: Final = float("inf")
 #: Seconds without anything to do, after which the loop is quiet.
 QUIET: Final = 2.0
 
@@ -241,10 +242,10 @@ class Loop:
             return 0
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
-        until = self._busy_until if self._is_quiet() else math.inf
+        until = self._busy_until if self._is_quiet() else _NEVER
         if self._timers:
             until = min(until, self._timers[0].at)
-        return max(0.0, until - time.monotonic()) if until < math.inf else -1
+        return max(0.0, until - time.monotonic()) if until < _NEVER else -1
 
     def _run_timers(self) -> None:
         now = time.monotonic()

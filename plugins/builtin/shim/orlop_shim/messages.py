@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from orlop_sdk.hints import Final
 from orlop_shim.wire import BOOL, BYTES, INT, INT32, TEXT, UINT32, Schema, Values, many, message, text_map
 
 EMPTY: Final = Schema()

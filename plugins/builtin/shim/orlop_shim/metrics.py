@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from orlop_sdk.hints import Final
 from orlop_shim.wire import DOUBLE, TEXT, UINT, UINT32, Schema, many, message
 
 _V1_HUGETLB_STAT: Final = Schema(

@@ -7,8 +7,8 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_shim import files
 from orlop_shim.bag import Bag
 from orlop_shim.cgroup import Cgroup

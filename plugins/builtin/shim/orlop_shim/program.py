@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_sdk.linux import syscalls as sc
 
 # The name of the only runtime that is known to take our word for it.

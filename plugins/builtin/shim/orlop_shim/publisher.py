@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
-from typing import Any, Final
 
+from orlop_sdk.hints import Any, Final
 from orlop_sdk.ttrpc import frames
+from orlop_shim import plain_socket as socket
 from orlop_shim.loop import Loop, Promise, Timer
 from orlop_shim.messages import EVENTS, FORWARD, REQUEST, RESPONSE, any_of, timestamp_ns
 from orlop_shim.rpc import Socket

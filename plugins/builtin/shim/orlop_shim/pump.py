@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_shim.bag import Bag
 from orlop_shim.loop import READ, WRITE, Loop, Promise
 from orlop_shim.relief import Losses

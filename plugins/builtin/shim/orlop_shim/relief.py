@@ -15,8 +15,8 @@ import struct
 import termios
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_shim.bag import Bag
 from orlop_shim.loop import READ, Loop, Timer
 from orlop_shim.text_log import Log

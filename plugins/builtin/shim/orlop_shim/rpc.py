@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Final
 
 from orlop.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop_sdk.hints import Final
 from orlop_sdk.ttrpc import frames
+from orlop_shim import plain_socket as socket
 from orlop_shim.bag import Bag
 from orlop_shim.loop import HANG_UP, READ, WRITE, Loop, Promise
 from orlop_shim.messages import REQUEST, RESPONSE

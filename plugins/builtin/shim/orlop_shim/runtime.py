@@ -7,9 +7,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
 
 from orlop.errors import Unknown
+from orlop_sdk.hints import Final, NamedTuple
 from orlop_shim import files
 from orlop_shim.children import Children, End
 from orlop_shim.loop import Promise

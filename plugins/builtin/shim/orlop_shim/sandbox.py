@@ -11,9 +11,9 @@ import json
 import os
 import signal
 import time
-from typing import Any, Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop_sdk.hints import Any, Final
 from orlop_shim import cgroup, files
 from orlop_shim import messages as pb
 from orlop_shim.container import Surroundings

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from signal import SIGKILL
-from typing import Final
 
 from orlop.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError
+from orlop_sdk.hints import Final
 from orlop_shim import messages as pb
 from orlop_shim.bag import Bag
 from orlop_shim.container import Container, Surroundings

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_shim import host
+from orlop_shim import plain_socket as socket
 from orlop_shim.anchor import Ties
 from orlop_shim.bag import Bag
 from orlop_shim.children import Children

@@ -6,13 +6,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 from contextlib import suppress
-from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument, Unavailable
+from orlop_sdk.hints import Final, NamedTuple
 from orlop_shim import files
+from orlop_shim import plain_socket as socket
 
 # Annotations that put containers of one value into one shim; the first that is there counts.
 _GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")

@@ -7,8 +7,8 @@ Numbers are the kernel's, in its units, but for CPU time of version 1: that is n
 from __future__ import annotations
 
 import os
-from typing import Any, Final
 
+from orlop_sdk.hints import Any, Final
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.messages import any_of
 from orlop_shim.metrics import V1, V2

@@ -15,9 +15,9 @@ import os
 import stat
 import time
 from contextlib import suppress
-from typing import Final, NamedTuple
 
 from orlop.errors import InvalidArgument, NotFound
+from orlop_sdk.hints import Final, NamedTuple
 from orlop_shim.bag import Bag
 from orlop_shim.children import Children
 from orlop_shim.logger import LOGGER_SCHEMES, Logger

@@ -10,10 +10,10 @@ from __future__ import annotations
 import array
 import marshal
 import os
-import socket
-from typing import Final
 
+from orlop_sdk.hints import Final
 from orlop_shim import files
+from orlop_shim import plain_socket as socket
 from orlop_shim.anchor import BEGIN, END, EVENTS, LOOK, MORE, MOST_FDS, SERVES, Ties
 from orlop_shim.bag import Bag
 from orlop_shim.children import Children

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+
+from orlop_sdk.hints import Any, Final
 
 Values = dict[str, Any]
 

@@ -12,19 +12,20 @@ import gc
 import json
 import os
 import signal
-import socket
-from contextlib import suppress
-from typing import Any, Final, NoReturn
 
 # Loaded for the shims, which share the memory that it takes.
 import orlop_shim.stats  # noqa: F401
 from orlop.errors import OrlopError
+from orlop_sdk.hints import Any, Final, NoReturn
 from orlop_shim import anchor, cgroup, host, program
+from orlop_shim import plain_socket as socket
 from orlop_shim.shim import NAME, Shim
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 
 _MOST: Final = 64 << 10
 _UNKNOWN: Final = 2
+# A plain number: members of enumerations are made of much that would be copied when they are used.
+_CHILD_ENDED: Final = int(signal.SIGCHLD)
 _FAILURE: Final = json.dumps({"error": "ended before it served; see the log", "code": 14}).encode()
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     gc.freeze()
     # Until here they tell why it could not start.
     host.close_standard_streams()
+    host.forget_code()
     control.send(b"{}")
     while packet := control.recv(_MOST):
         # All the rest is done by the child's child: what this process touches is no more shared with the shims before.
@@ -54,17 +56,19 @@ def main() -> None:
 
 
 def _mind_signals() -> None:
-    """Reap children, end when told to; in a shim, where they stay in place, the handlers leave that to its loop."""
+    """Reap children, end when told to; in a shim, where they stay in place, the handlers leave that to others."""
     own = os.getpid()
 
     def handle(number: int, _: object) -> None:
         if os.getpid() != own:
             return
-        if number != signal.SIGCHLD:
+        if number != _CHILD_ENDED:
             os._exit(0)
-        with suppress(ChildProcessError):
+        try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 continue
+        except ChildProcessError:
+            pass
 
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)

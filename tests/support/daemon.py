@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ READY = 30.0
 """Seconds within which a daemon has to answer."""
 STOP = 20.0
 """Seconds within which a daemon has to end after SIGTERM."""
+CGROUPS = Path("/sys/fs/cgroup")
 RUNC_STATE = Path("/run/containerd/runc")
 CONFIG = """\
 version = 2
@@ -194,6 +196,10 @@ class Daemon:
                     ["runc", "--root", str(state), "delete", "--force", entry.name], check=False, capture_output=True
                 )
             shutil.rmtree(state, ignore_errors=True)
+            # Empty by now; left, they would keep controllers of version 2 from being mounted elsewhere, as crun needs.
+            for group in (CGROUPS / namespace, *CGROUPS.glob(f"*/{namespace}")):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
 
     def _listening(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -325,7 +325,7 @@ async def test_a_shim_that_is_killed_in_the_middle_of_a_create(w: World) -> None
     creating = asyncio.create_task(w.runtime.create("c1", TaskRequest(RUNC, spec, w.tree, options=options)))
     async with asyncio.timeout(PATIENCE):
         # Nobody tells when a stranger's process is there.
-        while not (w.base / "stuck").exists():  # noqa: ASYNC110
+        while not ((w.base / "stuck").exists() and w.shims()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     # Not before: a shim comes to be by another process of its name.
     (shim,) = w.shims()

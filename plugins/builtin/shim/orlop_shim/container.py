@@ -82,17 +82,17 @@ class Container:
 
         Raises `Unknown` with the runtime's reason, and what mounts and streams raise.
         """
-        self._shares_pids = _shares_pids(os.path.join(self.bundle, "config.json"))
         files.write(os.path.join(self.bundle, OPTIONS_FILE), json.dumps(self.options).encode())
         files.write(os.path.join(self.bundle, RUNTIME_FILE), self._runtime.settings.binary.encode())
         # Its end may come at any moment, and is published when this is.
         async with self.init.lock:
             try:
                 rootfs.mount(self._request["rootfs"], self._rootfs)
+                # In the next turn, when the runtime is at work.
+                self._around.loop.soon(self._around.publisher.prepare)
+                self._around.loop.soon(self._read_spec)
                 if not self._request["checkpoint"]:
                     arguments = ["create", "--bundle", self.bundle, *create_flags(self.options)]
-                    # In the next turn, when the runtime is at work.
-                    self._around.loop.soon(self._around.publisher.prepare)
                     await self._bring_up(self.init, self._runtime, arguments, "create")
                     self._watch_memory()
             except BaseException:
@@ -101,6 +101,9 @@ class Container:
             self._publish_create()
         # Clients may give input before the start, too.
         self._around.loop.later(_INPUT_DELAY, self.init.streams.connect_input)
+
+    def _read_spec(self) -> None:
+        self._shares_pids = _shares_pids(os.path.join(self.bundle, "config.json"))
 
     async def start(self) -> None:
         """Run what was created. Raises `Unknown` in another state, or with the runtime's reason."""
@@ -491,8 +494,9 @@ def _shares_pids(config: str) -> bool:
     """Whether processes of the container outlive its first one: they do without a PID namespace of its own."""
     try:
         linux = json.loads(files.read(config)).get("linux") or {}
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{config}: not an OCI spec: {error}") from error
+    except (OSError, ValueError):
+        # The runtime tells what is wrong with it, and there will be no container.
+        return False
     return not any(item.get("type") == "pid" and not item.get("path") for item in linux.get("namespaces") or ())
 
 

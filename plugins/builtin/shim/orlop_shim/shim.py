@@ -95,9 +95,6 @@ class Shim:
     def _begin(self, request: Request, listener: socket.socket) -> None:
         tether = self._tether
         assert tether is not None
-        title = ["-namespace", request.namespace, "-id", request.id, "-address", request.grpc_address]
-        with suppress(OSError):
-            host.set_title([NAME, *title], tether.pid)
         self._enter(request)
         if request.shim_cgroup:
             try:
@@ -108,6 +105,7 @@ class Shim:
         self._server.listen(listener)
         self._log.debug(f"serves namespace {request.namespace}")
         tether.serves()
+        self._tell_names()
 
     def _enter(self, request: Request) -> None:
         """Be at home: directory, titles, and what everybody has to know."""
@@ -115,10 +113,18 @@ class Shim:
         # The container that the shim was made for may be gone, with others of its group still here.
         with suppress(FileNotFoundError):
             os.chdir(request.bundle)
-        with suppress(OSError):
-            host.set_title([f"{NAME}-worker", "-namespace", request.namespace, "-id", request.id])
         self._around.namespace = request.namespace
         self._publisher.open(request.ttrpc_address, request.namespace)
+
+    def _tell_names(self) -> None:
+        """Have ``ps`` show both processes as what they are."""
+        request, pid = self._request, self._around.pid
+        assert request is not None
+        title = ["-namespace", request.namespace, "-id", request.id]
+        with suppress(OSError):
+            host.set_title([NAME, *title, "-address", request.grpc_address], pid)
+        with suppress(OSError):
+            host.set_title([f"{NAME}-worker", *title])
 
     def _rest(self) -> None:
         """End, and leave everything to the next worker, if all that there is to do is wait."""
@@ -147,6 +153,7 @@ class Shim:
         self._service.restore(state["tasks"], bag)
         # Last, since calls that wait begin anew here.
         self._server.restore(state["server"], bag)
+        self._tell_names()
 
     async def _leave(self) -> None:
         """Go once nothing is left to do. A container that came meanwhile keeps the shim."""

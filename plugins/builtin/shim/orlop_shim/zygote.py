@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import signal
+from contextlib import suppress
 
 # Loaded for the shims, which share the memory that it takes.
 import orlop_shim.stats  # noqa: F401
@@ -87,13 +88,16 @@ def _begin(control: socket.socket, packet: bytes) -> tuple[Request, socket.socke
     listener: socket.socket | None = None
     try:
         address, listener = listen(socket_path(request, group_of(request.bundle, request.id)))
-        write_address(request.bundle, address)
         answer: dict[str, Any] = {"address": address}
     except (OrlopError, OSError) as error:
         answer = {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
     control.send(json.dumps(answer).encode())
     control.close()
-    if "error" in answer or listener is None:
+    if "address" in answer:
+        # This daemon knows by now. On a full disk there is more to write, and to fail at.
+        with suppress(OSError):
+            write_address(request.bundle, answer["address"])
+    if listener is None:
         os._exit(0)
     return request, listener
 

@@ -39,8 +39,8 @@ MOST_FDS: Final = 200
 BEGIN: Final = b"b"
 MORE: Final = b"m"
 HEAD: Final = 2
-#: The packet of a worker that serves: who asked for the shim has been answered.
-SERVES: Final = b"serves"
+#: The packet of a first worker that has answered who asked for the shim.
+ANSWERED: Final = b"answered"
 #: The place, among the descriptors that a worker leaves, of the one that tells when any other has something.
 EVENTS: Final = 1
 
@@ -73,7 +73,7 @@ def hold(work: Callable[[Ties], None], control: socket.socket | None = None, fai
     """Be the anchor of a shim whose workers do *work*, to the end.
 
     The process is a new one that nobody else uses, with ``/dev/null`` for its standard streams. *control* is
-    let go of once a worker serves; if none ever does, *failure* is sent there.
+    let go of once the first worker says that it has answered there; if it ends before, *failure* is sent.
     """
     try:
         os.setsid()
@@ -96,7 +96,7 @@ def hold(work: Callable[[Ties], None], control: socket.socket | None = None, fai
         if worker == 0:
             _work(work, Ties(pid, ends, to_anchor, left))
         _close(left)
-        if control is not None and _serves(poll, wake, link, worker):
+        if control is not None and _answers(poll, wake, link, worker):
             control.close()
             control = None
         status = _attend(poll, wake, reports, worker)
@@ -131,8 +131,8 @@ def _work(work: Callable[[Ties], None], ties: Ties) -> NoReturn:
         os._exit(status)
 
 
-def _serves(poll: select.poll, wake: int, link: socket.SocketType, worker: int) -> bool:
-    """Wait until a worker serves; not if it ends before."""
+def _answers(poll: select.poll, wake: int, link: socket.SocketType, worker: int) -> bool:
+    """Wait until a worker says that it has answered; not if it ends before."""
     poll.register(link, select.POLLIN)
     try:
         while _child(os.P_PID, worker) is None:

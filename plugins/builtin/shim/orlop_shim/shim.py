@@ -104,7 +104,6 @@ class Shim:
         self._log.open(request.bundle, debug=request.debug)
         self._server.listen(listener)
         self._log.debug(f"serves namespace {request.namespace}")
-        tether.serves()
         self._tell_names()
 
     def _enter(self, request: Request) -> None:

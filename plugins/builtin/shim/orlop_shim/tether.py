@@ -14,7 +14,7 @@ import os
 from orlop_sdk.hints import Final
 from orlop_shim import files
 from orlop_shim import plain_socket as socket
-from orlop_shim.anchor import BEGIN, END, EVENTS, LOOK, MORE, MOST_FDS, SERVES, Ties
+from orlop_shim.anchor import BEGIN, END, EVENTS, LOOK, MORE, MOST_FDS, Ties
 from orlop_shim.bag import Bag
 from orlop_shim.children import Children
 from orlop_shim.loop import READ, Loop
@@ -31,10 +31,6 @@ class Tether:
         self._ties = ties
         #: The pid of the shim.
         self.pid: Final = ties.pid
-
-    def serves(self) -> None:
-        """Let the anchor know that whoever asked for the shim has the answer."""
-        self._ties.link.send(SERVES)
 
     def hear(self, loop: Loop, children: Children) -> None:
         """Learn of the ends of children that the anchor has reaped, from now on."""

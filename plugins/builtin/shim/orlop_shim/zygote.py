@@ -76,13 +76,13 @@ def _mind_signals() -> None:
 
 
 def _be_shim(control: socket.socket, packet: bytes, shim: Shim) -> NoReturn:
-    def begin() -> tuple[Request, socket.socket]:
-        return _begin(control, packet)
+    def work(ties: anchor.Ties) -> None:
+        shim.serve(ties, lambda: _begin(control, packet, ties))
 
-    anchor.hold(lambda ties: shim.serve(ties, begin), control, _FAILURE)
+    anchor.hold(work, control, _FAILURE)
 
 
-def _begin(control: socket.socket, packet: bytes) -> tuple[Request, socket.socket]:
+def _begin(control: socket.socket, packet: bytes, ties: anchor.Ties) -> tuple[Request, socket.socket]:
     """Answer a request; does not return where no new shim is wanted."""
     request = Request(**json.loads(packet))
     listener: socket.socket | None = None
@@ -93,6 +93,7 @@ def _begin(control: socket.socket, packet: bytes) -> tuple[Request, socket.socke
         answer = {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
     control.send(json.dumps(answer).encode())
     control.close()
+    ties.link.send(anchor.ANSWERED)
     if "address" in answer:
         # This daemon knows by now. On a full disk there is more to write, and to fail at.
         with suppress(OSError):

@@ -48,12 +48,14 @@ async def w(short_tmp: Path) -> AsyncIterator[World]:
         yield made
 
 
-async def create(w: World, *args: str, stdio: Stdio | None = None, checkpoint: str = "", **options: Any) -> Task:
+async def create(
+    w: World, *args: str, id: str = "c1", stdio: Stdio | None = None, checkpoint: str = "", **options: Any
+) -> Task:
     """A container whose runtime has these options."""
     message = AnyMessage("containerd.runc.v1.Options", Options(**options).SerializeToString())
-    spec = oci.spec_message(oci.spec(w.namespace, "c1", args))
+    spec = oci.spec_message(oci.spec(w.namespace, id, args))
     request = TaskRequest(RUNC, spec, w.tree, stdio or Stdio(), options=message, checkpoint=checkpoint)
-    return await w.runtime.create("c1", request)
+    return await w.runtime.create(id, request)
 
 
 async def output(w: World, *args: str, **options: Any) -> list[str]:
@@ -145,8 +147,10 @@ async def test_no_pivot_root(w: World) -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.skipif(not Path("/proc/keys").exists(), reason="the kernel has no keyrings")
 async def test_no_new_keyring(w: World, wanted: bool) -> None:
-    keys = await output(w, "cat", "/proc/keys", no_new_keyring=wanted)
-    assert any("_ses.c1" in line for line in keys) is not wanted
+    # The kernel shows keyrings of other containers of the host as well.
+    id = w.namespace
+    keys = await output(w, "cat", "/proc/keys", id=id, no_new_keyring=wanted)
+    assert any(f"_ses.{id}" in line for line in keys) is not wanted
 
 
 async def test_root_and_binary(w: World) -> None:

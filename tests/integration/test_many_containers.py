@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.conftest import mount_points
+from tests.support.busy import IMAGE, busy_namespace
 from tests.support.ctr import Ctr, eventually
 from tests.support.daemon import ORLOPD, RUNC_STATE, Daemon
-from tests.support.image import Image, write_archive
 from tests.support.place import short_directory
-from tests.support.runtime import cgroup_files, forget_namespace
+from tests.support.runtime import cgroup_files
 
 from orlop.values import TaskStatus
 from orlop_sdk.client import Client
 from orlop_sdk.client.stdio import capture
 
-IMAGE = "example.com/busy:1"
 AT_ONCE = 8
 """Calls that are made at the same time."""
 PATIENCE = 300.0
@@ -40,10 +38,8 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def ctr(daemon: Daemon) -> Iterator[Ctr]:
-    ctr = daemon.ctr(f"many-{uuid.uuid4().hex[:10]}")
-    ctr.ok("images", "import", str(write_archive(daemon.base / "busy.tar", {IMAGE: Image()})))
-    yield ctr
-    forget_namespace(ctr.namespace)
+    with busy_namespace(daemon, "many") as ctr:
+        yield ctr
 
 
 class Many:

@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.busy import IMAGE, busy_namespace
 from tests.support.ctr import Ctr, columns, eventually
 from tests.support.daemon import ORLOPD, Daemon
-from tests.support.image import Image, write_archive
 from tests.support.place import short_directory
-from tests.support.runtime import cgroup_files, forget_namespace
+from tests.support.runtime import cgroup_files
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 #: The first that ran containers of ``io.containerd.runc.v2`` in a shim of its own.
 OLD = "eeadf943a3dd6996f9746908413166512782b14c"
-IMAGE = "example.com/busy:1"
 TICKS = "trap 'exit 5' TERM; while :; do echo tick; sleep 0.1; done"
 #: Containers by name: with Orlop's shim under both of its names, and with containerd's.
 RUNTIMES = {
@@ -59,10 +57,8 @@ def daemon(older: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def ctr(daemon: Daemon) -> Iterator[Ctr]:
-    ctr = daemon.ctr(f"up-{uuid.uuid4().hex[:10]}")
-    ctr.ok("images", "import", str(write_archive(daemon.base / "busy.tar", {IMAGE: Image()})))
-    yield ctr
-    forget_namespace(ctr.namespace)
+    with busy_namespace(daemon, "up") as ctr:
+        yield ctr
     assert cgroup_files(ctr.namespace, "") == []
 
 

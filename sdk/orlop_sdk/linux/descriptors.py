@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open descriptors that come over a unix socket (unix(7), ``SCMsocket.SCM_RIGHTS``)."""
+"""Open descriptors that come over a unix socket (unix(7), ``SCM_RIGHTS``)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -87,20 +87,28 @@ def copy(streams: LogStreams, longest: int, take: Callable[[str, Pieces], None])
 
     Where they are pipes, they are made to hold `PIPE` bytes each if the host's limits allow it.
     """
+    both = {streams.stdout: ("stdout", Lines(longest)), streams.stderr: ("stderr", Lines(longest))}
+    for fd in both:
+        _widen(fd)
+    for fd, data in chunks(*both):
+        name, lines = both[fd]
+        pieces = lines.feed(data) if data else lines.end()
+        if pieces:
+            take(name, pieces)
+
+
+def chunks(*fds: int) -> Iterator[tuple[int, bytes]]:
+    """What comes from several descriptors, with which of them it was; empty at the end of each, the last time."""
     # poll(2) takes any kind of file, unlike epoll(7).
     with selectors.PollSelector() as selector:
-        for fd, name in ((streams.stdout, "stdout"), (streams.stderr, "stderr")):
-            _widen(fd)
-            selector.register(fd, selectors.EVENT_READ, (name, Lines(longest)))
+        for fd in fds:
+            selector.register(fd, selectors.EVENT_READ)
         while selector.get_map():
             for key, _ in selector.select():
-                name, lines = key.data
                 data = os.read(key.fd, _CHUNK)
-                pieces = lines.feed(data) if data else lines.end()
-                if pieces:
-                    take(name, pieces)
                 if not data:
                     selector.unregister(key.fd)
+                yield key.fd, data
 
 
 def _widen(fd: int) -> None:

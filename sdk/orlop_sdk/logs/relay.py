@@ -18,17 +18,17 @@ from itertools import accumulate
 from logging import Logger
 from typing import Final, Protocol
 
+from orlop_sdk.logs.losses import Losses
+
 #: Seconds without any progress after which a receiver is waited for no more, while output comes.
 STUCK: Final = 10.0
 #: The same when all output has come. A shim kills its logger soon after.
 LAST: Final = 5.0
 #: Seconds that a call of `Outlet.send` may take, so that ends are noticed.
 SLICE: Final = 0.5
-# Seconds between two attempts to reach a receiver, between two complaints that it cannot be, and between two words of
-# what is dropped.
+# Seconds between two attempts to reach a receiver, and between two complaints that it cannot be.
 _RETRY: Final = 1.0
 _COMPLAIN: Final = 60.0
-_TELL: Final = 5.0
 
 
 class Outlet(Protocol):
@@ -73,8 +73,7 @@ class Relay:
         self._size = 0
         self._moved = time.monotonic()
         self._ends = False
-        self._dropped = (0, 0)
-        self._told = 0.0
+        self._losses = Losses(name, log, "messages")
         self._complained = -_COMPLAIN
         self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="log-relay", daemon=True)
@@ -95,8 +94,7 @@ class Relay:
         """Wait until everything is sent, or the receiver takes nothing any more. To be called once."""
         with self._changed:
             self._ends = True
-            if self._dropped[0]:
-                self._tell(aloud=True, now=True)
+            self._tell(now=True)
             self._changed.notify_all()
             while self._queue and time.monotonic() - self._moved < LAST:
                 self._changed.wait(SLICE)
@@ -105,8 +103,7 @@ class Relay:
                 self._drop(list(messages))
             self._queue.clear()
             self._changed.notify_all()
-            if self._dropped[0]:
-                self._tell(now=True)
+            self._losses.tell(now=True)
         self._thread.join(LAST)
 
     # ---- with the lock held ----
@@ -118,8 +115,7 @@ class Relay:
         if self._size + sizes[-1] > self._room:
             count = bisect_right(sizes, self._room - self._size) or int(not self._queue)
         if count:
-            if self._dropped[0]:
-                self._tell(aloud=True)
+            self._tell()
             self._queue_up(deque(messages[:count]), sizes[count - 1])
         return count
 
@@ -138,24 +134,13 @@ class Relay:
         self._changed.notify_all()
 
     def _drop(self, messages: Sequence[bytes]) -> None:
-        if not self._dropped[0] and time.monotonic() - self._told >= _TELL:
-            self._log.warning("%s: output is being dropped, for nobody takes it as fast as it comes", self._name)
-            self._told = time.monotonic()
-        count, size = self._dropped
-        self._dropped = (count + len(messages), size + sum(map(len, messages)))
+        self._losses.add(len(messages), sum(map(len, messages)), "nobody takes it as fast as it comes")
 
-    def _tell(self, *, aloud: bool = False, now: bool = False) -> None:
-        """Say how much was dropped since this was said last: to the log, and *aloud* to the receiver too."""
-        if not now and time.monotonic() - self._told < _TELL:
-            return
-        count, size = self._dropped
-        words = f"{count} messages ({size} bytes) of this container's output were dropped"
-        self._log.warning("%s: %s", self._name, words)
-        if aloud:
+    def _tell(self, *, now: bool = False) -> None:
+        """Say how much was dropped since this was said last: to the log, and to the receiver too."""
+        if words := self._losses.tell(now=now):
             message = self._notice(words)
             self._queue_up(deque([message]), len(message))
-        self._dropped = (0, 0)
-        self._told = time.monotonic()
 
     # ---- the thread ----
 

@@ -11,15 +11,12 @@ users. Some of it is let through again for a container that has the capability i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
-from orlop.blocking import run_blocking
-from orlop.errors import InvalidArgument, NotFound
-from orlop_sdk.oci.spec import Option, Spec, SpecContext, section
+from orlop.errors import InvalidArgument
+from orlop_sdk.oci.spec import Option, Spec, SpecContext, read_json, section
 
 #: What every container may call, by theme. Names that an architecture or a C library does not know are passed over.
 CALLS: Final = tuple(
@@ -162,19 +159,13 @@ def with_seccomp_file(path: str) -> Option:
     """
 
     async def option(spec: Spec, context: SpecContext) -> None:
-        try:
-            profile = json.loads(await run_blocking(Path(path).read_bytes))
-        except FileNotFoundError as error:
-            raise NotFound(f'seccomp profile "{path}": no such file') from error
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f'seccomp profile "{path}": cannot be read as JSON: {error}') from error
+        about = f'seccomp profile "{path}"'
+        profile = await read_json(path, about)
         if not isinstance(profile, dict) or not isinstance(profile.get("defaultAction"), str):
-            raise InvalidArgument(
-                f'seccomp profile "{path}": lacks "defaultAction"; see config-linux.md of the OCI spec'
-            )
+            raise InvalidArgument(f'{about}: lacks "defaultAction"; see config-linux.md of the OCI spec')
         if "archMap" in profile:
             raise InvalidArgument(
-                f'seccomp profile "{path}": is in Docker\'s form; write "architectures" for "archMap", '
+                f'{about}: is in Docker\'s form; write "architectures" for "archMap", '
                 'and leave out "includes" and "excludes"'
             )
         section(spec, "linux")["seccomp"] = profile

@@ -82,12 +82,7 @@ def with_spec_file(path: str) -> Option:
 
     async def option(spec: Spec, context: SpecContext) -> None:
         about = f'specification "{path}"'
-        try:
-            found = json.loads(await run_blocking(Path(path).read_bytes))
-        except FileNotFoundError as error:
-            raise NotFound(f"{about}: no such file") from error
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f"{about}: cannot be read as JSON: {error}") from error
+        found = await read_json(path, about)
         root = found.get("root") if isinstance(found, dict) else None
         if not isinstance(root, dict) or not str(root.get("path", "")).startswith("/"):
             raise InvalidArgument(f'{about}: needs "root" with an absolute "path"; see config.md of the OCI spec')
@@ -95,6 +90,16 @@ def with_spec_file(path: str) -> Option:
         spec.update(found)
 
     return option
+
+
+async def read_json(path: str, about: str) -> Any:
+    """What is in a file of JSON; *about* is what errors call it. Raises `NotFound`, `InvalidArgument`."""
+    try:
+        return json.loads(await run_blocking(Path(path).read_bytes))
+    except FileNotFoundError as error:
+        raise NotFound(f"{about}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{about}: cannot be read as JSON: {error}") from error
 
 
 def encode(spec: Mapping[str, Any], url: str = SPEC_URL) -> AnyMessage:

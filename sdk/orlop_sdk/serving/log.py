@@ -15,10 +15,9 @@ Under Orlop that is not needed: clients write ``demo:///var/log/c1.log`` and the
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -26,12 +25,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
+from orlop_sdk.logs.lines import chunks
 
 # What shims hand over, by number.
 _STDOUT: Final = 3
 _STDERR: Final = 4
 _READY: Final = 5
-_CHUNK: Final = 64 << 10
 
 
 def main_for(make: Callable[[], LogDriver]) -> Callable[[], int]:
@@ -78,25 +77,10 @@ def run_to_the_end(driver: LogDriver, uri: str, streams: LogStreams, tell: Calla
         if not started:
             raise
         tell(f"{type(error).__name__}: {error}; output is being dropped")
-        tell(f"{_discard((streams.stdout, streams.stderr))} bytes of this container's output were dropped")
+        dropped = sum(len(data) for _, data in chunks(streams.stdout, streams.stderr))
+        tell(f"{dropped} bytes of this container's output were dropped")
         return 1
     return 0
-
-
-def _discard(streams: Iterable[int]) -> int:
-    """Read to the end of all, and return how many bytes that were."""
-    count = 0
-    # poll(2) takes any kind of file, unlike epoll(7).
-    with selectors.PollSelector() as selector:
-        for fd in streams:
-            selector.register(fd, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select():
-                data = os.read(key.fd, _CHUNK)
-                count += len(data)
-                if not data:
-                    selector.unregister(key.fd)
-    return count
 
 
 def _tell(words: str) -> None:

@@ -15,8 +15,9 @@ import pytest
 from orlop import context
 from orlop.values import AnyMessage
 from orlop_core.events.exchange import Exchange
-from orlop_runtime.moves import hierarchies, own_group, wait_for_moves
+from orlop_runtime.moves import mounted, own_group, wait_for_moves
 from orlop_runtime.runtime import TaskRuntime
+from orlop_sdk.linux.cgroup import Hierarchy
 
 GROUPS = Path("/proc/self/cgroup")
 # Of the event loop, for an event to come through.
@@ -26,7 +27,7 @@ TURNS = 100
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A new control group below the tests' own."""
-    own = own_group(GROUPS.read_text(), hierarchies())
+    own = own_group(GROUPS.read_text(), mounted())
     if own is None or not os.access(own, os.W_OK):
         pytest.skip("needs a control group to write in")
     path = own / f"orlop-moves-{os.getpid()}"
@@ -36,7 +37,7 @@ def group() -> Iterator[Path]:
 
 
 def test_the_own_group_is_one_that_lists_the_process() -> None:
-    own = own_group(GROUPS.read_text(), hierarchies())
+    own = own_group(GROUPS.read_text(), mounted())
     if own is None:
         pytest.skip("needs control groups")
     assert str(os.getpid()) in (own / "cgroup.procs").read_text().split()
@@ -62,28 +63,28 @@ def test_the_wait_leaves_a_process_in_the_group_that_it_was_moved_to_meanwhile(g
 
 def test_version_2_is_preferred_and_its_mount_may_begin_below_the_top() -> None:
     groups = "2:cpu,cpuacct:/a/b\n1:name=systemd:/s\n0::/pod/c"
-    one = {"cpu": (Path("/cg/cpu"), "/"), "cpuacct": (Path("/cg/cpu"), "/")}
+    one = {"cpu": Hierarchy("/cg/cpu", "/"), "cpuacct": Hierarchy("/cg/cpu", "/")}
     assert own_group(groups, one) == Path("/cg/cpu/a/b")
-    assert own_group(groups, one | {"": (Path("/cg/unified"), "/pod")}) == Path("/cg/unified/c")
+    assert own_group(groups, one | {"": Hierarchy("/cg/unified", "/pod")}) == Path("/cg/unified/c")
     assert own_group(groups, {}) is None
 
 
 async def test_a_container_record_begins_the_wait_and_other_events_do_not(tmp_path: Path) -> None:
     events = Exchange()
     runtime = TaskRuntime(tmp_path / "state", tmp_path / "root", {}, events)
-    runtime.anticipate()
+    runtime.moves.anticipate()
     try:
         await asyncio.sleep(0)
         with context.scope(namespace="moves"):
             await events.publish("/containers/update", AnyMessage("containerd.events.ContainerUpdate", b""))
             await asyncio.sleep(0)
-            assert runtime._waiting is None
+            assert runtime.moves.waiting is None
             await events.publish("/containers/create", AnyMessage("containerd.events.ContainerCreate", b""))
         for _ in range(TURNS):
             await asyncio.sleep(0)
-            if runtime._waiting is not None:
+            if runtime.moves.waiting is not None:
                 break
-        assert runtime._waiting is not None
-        await runtime._waiting
+        assert runtime.moves.waiting is not None
+        await runtime.moves.waiting
     finally:
         await runtime.close()

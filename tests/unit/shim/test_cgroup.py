@@ -12,8 +12,9 @@ import pytest
 
 from orlop_sdk.api.cgroups.v1 import metrics_pb2 as v1
 from orlop_sdk.api.cgroups.v2 import metrics_pb2 as v2
+from orlop_sdk.linux.cgroup import Hierarchy, hierarchies, membership
 from orlop_shim import cgroup
-from orlop_shim.cgroup import Cgroup, hierarchies, membership
+from orlop_shim.cgroup import Cgroup
 from orlop_shim.stats import measure
 
 HYBRID = b"""\
@@ -142,7 +143,7 @@ def test_a_process_is_found_whatever_is_remembered(
 ) -> None:
     monkeypatch.setattr(cgroup, "_remembered", {})
     if known == "other hierarchies":
-        cgroup._remembered["gone"] = cgroup._Hierarchy("/nowhere", "/")
+        cgroup._remembered["gone"] = Hierarchy("/nowhere", "/")
     elif known == "all":
         cgroup.remember()
     pid, group = process_elsewhere

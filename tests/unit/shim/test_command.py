@@ -12,7 +12,7 @@ from orlop.errors import InvalidArgument
 from orlop_sdk.api.runtime.bootstrap.v1 import bootstrap_pb2
 from orlop_shim import messages as pb
 from orlop_shim.command import form_answer, parse, read_request
-from orlop_shim.container import checkpoint_flags
+from orlop_shim.runtime import checkpoint_flags
 from orlop_shim.start import Request, group_of, listen, socket_path
 
 FLAGS = ["-namespace", "ns", "-address", "/run/c.sock", "-publish-binary", "/bin/true", "-id", "c1", "start"]

@@ -11,18 +11,62 @@ have nothing to wait for.
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-_MOUNTS: Final = "/proc/self/mountinfo"
-_GROUPS: Final = "/proc/self/cgroup"
-_CHUNK: Final = 64 << 10
-_PROCS: Final = "cgroup.procs"
-# The controller that version 2 stands beside in `_GROUPS`.
-_UNIFIED: Final = ""
+from orlop.blocking import Pool
+from orlop.errors import ResourceExhausted
+from orlop.interfaces.event import EventExchange
+from orlop_sdk.linux.cgroup import MOUNTS, UNIFIED, Hierarchy, hierarchies, membership
+
+_GROUPS: Final = Path("/proc/self/cgroup")
+# The events that say that a container record was made.
+_NEW_CONTAINERS: Final = ('topic=="/containers/create"',)
+# Seconds for which moves do not wait any more once one has been waited for, at least.
+_LAST: Final = 0.005
+
+
+class Moves:
+    """Waits ahead of processes that are about to be made, in a thread of *pool*."""
+
+    def __init__(self, pool: Pool, events: EventExchange) -> None:
+        self._pool = pool
+        self._events = events
+        #: The latest wait; None before the first.
+        self.waiting: asyncio.Task[None] | None = None
+        self._began = -_LAST
+        self._anticipating: asyncio.Task[None] | None = None
+
+    def expect(self) -> None:
+        """Begin the wait, unless it is under way or has just been begun. Returns at once."""
+        now = asyncio.get_running_loop().time()
+        if (self.waiting is None or self.waiting.done()) and now >= self._began + _LAST:
+            self._began = now
+            self.waiting = asyncio.create_task(self._pool.run(wait_for_moves))
+
+    def anticipate(self) -> None:
+        """From now on take a new container record as the sign of a process to come."""
+        self._anticipating = asyncio.create_task(self._anticipate())
+
+    async def close(self) -> None:
+        """Begin no more, and wait for what is waiting. May be called twice."""
+        if self._anticipating is not None:
+            self._anticipating.cancel()
+        tasks = [task for task in (self._anticipating, self.waiting) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _anticipate(self) -> None:
+        while True:
+            # Should this ever lag behind, what it missed is of no use any more.
+            with suppress(ResourceExhausted):
+                async with self._events.subscribe(_NEW_CONTAINERS) as events:
+                    async for _ in events:
+                        self.expect()
 
 
 def wait_for_moves() -> None:
@@ -31,53 +75,27 @@ def wait_for_moves() -> None:
     Where the daemon may not write to its own group, it returns at once.
     """
     with suppress(OSError):
-        own = own_group(_read(_GROUPS), hierarchies())
+        own = own_group(_GROUPS.read_text(), mounted())
         if own is not None:
             # Opened anew each time: a descriptor kept would move the daemon back to where it once was.
-            fd = os.open(own / _PROCS, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(own / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(fd, b"0")
             finally:
                 os.close(fd)
 
 
-def own_group(groups: str, places: dict[str, tuple[Path, str]]) -> Path | None:
-    """The directory of one of a process's groups, by the text of ``/proc/PID/cgroup`` and `hierarchies`; version 2 is
-    preferred. None where no hierarchy is mounted.
+def own_group(groups: str, places: Mapping[str, Hierarchy]) -> Path | None:
+    """The directory of one of a process's groups, by the text of ``/proc/PID/cgroup``; version 2 is preferred.
+
+    None where no hierarchy is mounted.
     """
-    found: dict[str, Path] = {}
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            if controller in places:
-                point, root = places[controller]
-                found[controller] = point / (path if root == "/" else path.removeprefix(root)).lstrip("/")
-    return found.get(_UNIFIED) or next(iter(found.values()), None)
+    found = {name: places[name].directory(path) for name, path in membership(groups).items() if name in places}
+    directory = found.get(UNIFIED) or next(iter(found.values()), None)
+    return Path(directory) if directory else None
 
 
 @cache
-def hierarchies() -> dict[str, tuple[Path, str]]:
-    """Where each controller's hierarchy is mounted, and which of its groups is the top there; that of version 2 has the
-    empty name. Raises OSError.
-    """
-    found: dict[str, tuple[Path, str]] = {}
-    for line in _read(_MOUNTS).splitlines():
-        mount, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            fields = mount.split(" ")
-            for name in options.split(",") if kind == "cgroup" else (_UNIFIED,):
-                found.setdefault(name, (Path(fields[4]), fields[3]))
-    return found
-
-
-def _read(path: str) -> str:
-    # Without a file object: what is to be read is short, and time is what this is about.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = b""
-        while piece := os.read(fd, _CHUNK):
-            text += piece
-        return os.fsdecode(text)
-    finally:
-        os.close(fd)
+def mounted() -> dict[str, Hierarchy]:
+    """The hierarchies of this host, which stay where they are while it runs. Raises OSError."""
+    return hierarchies(Path(MOUNTS).read_bytes())

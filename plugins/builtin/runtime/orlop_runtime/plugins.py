@@ -86,7 +86,7 @@ async def task_runtime(ctx: InitContext[RuntimeConfig]) -> Runtime:
         raise NotFound(f'container "{id}": there is no metadata store')
 
     await restore(made, recorded)
-    made.anticipate()
+    made.moves.anticipate()
     return made
 
 

@@ -25,7 +25,6 @@ from orlop.errors import (
     InvalidArgument,
     NotFound,
     OrlopError,
-    ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
@@ -44,7 +43,7 @@ from orlop.interfaces.runtime import (
 from orlop.values import AnyMessage, Exit, now
 from orlop_runtime.bundle import FULL, Bundle
 from orlop_runtime.mounts import RootMounts
-from orlop_runtime.moves import wait_for_moves
+from orlop_runtime.moves import Moves
 from orlop_runtime.shim import Announce, Key, Shim, ShimClosed, Shims, remove_dead_socket, unannounced
 from orlop_runtime.task import Keep, ShimTask
 from orlop_sdk.api.events.task_pb2 import TaskDelete, TaskExit
@@ -61,10 +60,6 @@ _THREADS: Final = 16
 _UNKNOWN_EXIT: Final = 255
 # How often to launch when the shim that was found went away before we could use it.
 _LAUNCHES: Final = 3
-# The events that say that a container record was made.
-_NEW_CONTAINERS: Final = ('topic=="/containers/create"',)
-# Seconds for which moves do not wait any more once one has been waited for, at least.
-_MOVES_LAST: Final = 0.005
 # Seconds between the deletion of a task and the end of its shim, unless somebody waits for that.
 _REMOVE_AFTER: Final = 0.02
 # Seconds for a task to be taken away again after its creator left.
@@ -112,6 +107,7 @@ class TaskRuntime:
         self.root: Final = root
         self.timeouts: Final = timeouts or Timeouts()
         self.pool: Final = Pool("orlop-runtime", _THREADS)
+        self.moves: Final = Moves(self.pool, events)
         self.shims: Final = Shims(self._shim_lost, self.timeouts.shutdown, announce)
         self._launchers = launchers
         self._mounts = mounts or RootMounts({})
@@ -120,9 +116,6 @@ class TaskRuntime:
         self._creating: set[Key] = set()
         self._removing: dict[Key, _Removal] = {}
         self._work: set[asyncio.Task[Any]] = set()
-        self._waiting: asyncio.Task[None] | None = None
-        self._expected = -_MOVES_LAST
-        self._anticipating: asyncio.Task[None] | None = None
 
     async def create(self, id: str, request: TaskRequest) -> Task:
         key = (context.namespace(), id)
@@ -173,15 +166,9 @@ class TaskRuntime:
         info = await self.info(request.runtime_path, any_from_wire(request.options))
         return AnyMessage(RuntimeInfo.DESCRIPTOR.full_name, info)
 
-    def anticipate(self) -> None:
-        """From now on take a new container record as the sign of a task to come."""
-        self._anticipating = asyncio.create_task(self._anticipate())
-
     async def close(self) -> None:
         """Finish what is in progress and let go of the shims, which live on. May be called twice."""
-        if self._anticipating is not None:
-            self._anticipating.cancel()
-            await asyncio.gather(self._anticipating, return_exceptions=True)
+        await self.moves.close()
         for removal in self._removing.values():
             removal.wanted.set()
         while self._work:
@@ -204,7 +191,7 @@ class TaskRuntime:
         while (removal := self._removing.get(key)) is not None:
             removal.wanted.set()
             await asyncio.shield(removal.work)
-        self._expect_move()
+        self.moves.expect()
         bundle = Bundle.at(self.state, self.root, *key)
         await self.pool.run(bundle.create, request.spec.value)
         keep = Keep(
@@ -257,7 +244,7 @@ class TaskRuntime:
 
     def add(self, keep: Keep, shim: Shim, pid: int) -> ShimTask:
         """Take a task in."""
-        task = ShimTask(keep, shim, pid, self._deleted, self._expect_move)
+        task = ShimTask(keep, shim, pid, self._deleted, self.moves.expect)
         self._tasks[keep.bundle.namespace, keep.bundle.id] = task
         return task
 
@@ -283,21 +270,6 @@ class TaskRuntime:
                     await task.kill(signal.SIGKILL, everyone=True)
                     await task.wait()
                 await task.delete()
-
-    async def _anticipate(self) -> None:
-        while True:
-            # Should this ever lag behind, what it missed is of no use any more.
-            with suppress(ResourceExhausted):
-                async with self._events.subscribe(_NEW_CONTAINERS) as events:
-                    async for _ in events:
-                        self._expect_move()
-
-    def _expect_move(self) -> None:
-        """Have a process that is about to be made not wait for its move into a control group. Returns at once."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._expected + _MOVES_LAST:
-            self._expected = now
-            self._waiting = self._spawn(self.pool.run(wait_for_moves))
 
     # How they go.
 

@@ -6,49 +6,16 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from orlop_sdk.hints import Final, NamedTuple
+from orlop_sdk.hints import Final
+from orlop_sdk.linux.cgroup import MOUNTS, UNIFIED, Hierarchy, hierarchies, membership
 from orlop_shim import files
 
 #: Controllers that decide: where one of them is in a hierarchy of version 1, that version counts for the container.
 _DECISIVE: Final = ("memory", "cpu", "cpuacct", "pids", "blkio", "devices")
 _MOST_GROUPS: Final = 10_000
-_UNIFIED: Final = ""
-_MOUNTS: Final = "/proc/self/mountinfo"
 
 
-class _Hierarchy(NamedTuple):
-    point: str
-    root: str
-
-
-def hierarchies(mountinfo: bytes) -> dict[str, _Hierarchy]:
-    """Mount points by controller; the hierarchy of version 2 has the empty name."""
-    found: dict[str, _Hierarchy] = {}
-    for line in mountinfo.splitlines():
-        if b" - cgroup" not in line:
-            continue
-        mount, _, system = line.partition(b" - ")
-        fields, kind = mount.split(b" "), system.split(b" ")
-        place = _Hierarchy(os.fsdecode(fields[4]), os.fsdecode(fields[3]))
-        if kind[0] == b"cgroup2":
-            found.setdefault(_UNIFIED, place)
-        elif kind[0] == b"cgroup":
-            for option in kind[2].decode().split(","):
-                found.setdefault(option, place)
-    return found
-
-
-def membership(text: str) -> dict[str, str]:
-    """The groups of a process by controller, from ``/proc/PID/cgroup``; that of version 2 has the empty name."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            found[controller] = path
-    return found
-
-
-_remembered: Final[dict[str, _Hierarchy]] = {}
+_remembered: Final[dict[str, Hierarchy]] = {}
 
 
 def remember() -> None:
@@ -58,7 +25,7 @@ def remember() -> None:
     """
     _remembered.clear()
     with suppress(OSError):
-        _remembered.update(hierarchies(files.read(_MOUNTS)))
+        _remembered.update(hierarchies(files.read(MOUNTS)))
 
 
 class Cgroup:
@@ -84,13 +51,13 @@ class Cgroup:
         places = {}
         for name, path in member.items():
             if name in _remembered and path != ours.get(name):
-                places[name] = _join(_remembered[name], path)
+                places[name] = _remembered[name].directory(path)
         return cls(places, bool(places))
 
     @classmethod
     def at(cls, path: str) -> Cgroup | None:
         """Those of one path in all hierarchies, or None where it is in none."""
-        places = {name: _join(top, path) for name, top in hierarchies(files.read(_MOUNTS)).items()}
+        places = {name: top.directory(path) for name, top in hierarchies(files.read(MOUNTS)).items()}
         there = {name: place for name, place in places.items() if os.path.isdir(place)}
         return cls(there, True) if there else None
 
@@ -105,7 +72,7 @@ class Cgroup:
 
     def path(self, controller: str, file: str = "") -> str:
         """A file of a controller's group; empty if the container has no group there."""
-        place = self._places.get(_UNIFIED if self.unified else controller)
+        place = self._places.get(UNIFIED if self.unified else controller)
         return os.path.join(place, file) if place else ""
 
     def read(self, controller: str, file: str) -> str:
@@ -136,9 +103,3 @@ class Cgroup:
                 with os.scandir(place) as entries:
                     waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         return sorted(found)
-
-
-def _join(top: _Hierarchy, path: str) -> str:
-    # Inside a container the hierarchy may be mounted from the container's own group on.
-    inner = path.removeprefix(top.root) if top.root != "/" and path.startswith(top.root) else path
-    return os.path.join(top.point, inner.lstrip("/"))

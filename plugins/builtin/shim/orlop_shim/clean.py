@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 
-from orlop_shim import files, rootfs
+from orlop_shim import files, rootfs, runc_options
 from orlop_shim.children import Children
-from orlop_shim.container import LOG_FILE, OPTIONS_FILE, PID_FILE, RUNTIME_FILE
+from orlop_shim.container import LOG_FILE, PID_FILE
 from orlop_shim.loop import Loop
-from orlop_shim.messages import OPTIONS
 from orlop_shim.runtime import Runtime, Settings
 from orlop_shim.start import remove_dead_socket
 
@@ -21,14 +19,9 @@ def clean(id: str, namespace: str, bundle: str) -> int:
 
     What is not there (any more) is fine. Raises OSError when something cannot be unmounted.
     """
-    options = OPTIONS.decode(b"")
-    with suppress(ValueError, TypeError):
-        options |= json.loads(files.read_or_nothing(os.path.join(bundle, OPTIONS_FILE)) or b"{}")
-    options["binary_name"] = (
-        files.read_or_nothing(os.path.join(bundle, RUNTIME_FILE)).decode() or options["binary_name"]
-    )
     loop = Loop()
-    runtime = Runtime(Children(loop), Settings.of(options, namespace), os.path.join(bundle, LOG_FILE))
+    settings = Settings.of(runc_options.saved(bundle), namespace)
+    runtime = Runtime(Children(loop), settings, os.path.join(bundle, LOG_FILE))
 
     async def work() -> None:
         # It says so when the container is not there, or never was; there is nothing to do about any other reason.

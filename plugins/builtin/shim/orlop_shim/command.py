@@ -6,15 +6,16 @@ It goes by any name, so a link named ``containerd-shim-runc-v2`` makes it serve 
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
+from contextlib import suppress
 
 from orlop.errors import InvalidArgument, OrlopError
 from orlop_sdk.hints import Final, NamedTuple, NoReturn
 from orlop_shim import messages as pb
 from orlop_shim import plain_socket as socket
+from orlop_shim import runc_options
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 from orlop_shim.wire import Values, WireError
 
@@ -94,17 +95,9 @@ def start(arguments: Arguments, given: bytes) -> None:
 
 def _be_shim(request: Request, listener: socket.socket) -> NoReturn:
     from orlop_shim.anchor import hold
-    from orlop_shim.host import close_standard_streams, raise_oom_score, set_name
-    from orlop_shim.shim import NAME, Shim
+    from orlop_shim.shim import prepare
 
-    os.umask(0o022)
-    close_standard_streams()
-    set_name(NAME)
-    raise_oom_score()
-    shim = Shim()
-    # Its workers share what is there now.
-    gc.collect()
-    gc.freeze()
+    shim = prepare()
     hold(lambda ties: shim.serve(ties, lambda: (request, listener)))
 
 
@@ -184,12 +177,9 @@ def _any(given: bytes) -> Values | None:
 
 
 def _shim_cgroup(options: Values | None) -> str:
-    if options is None or not options["type_url"].endswith("containerd.runc.v1.Options"):
-        return ""
-    try:
-        return str(pb.OPTIONS.decode(options["value"])["shim_cgroup"])
-    except WireError:
-        return ""
+    with suppress(InvalidArgument):
+        return str(runc_options.read(options)["shim_cgroup"])
+    return ""
 
 
 def _input() -> bytes:

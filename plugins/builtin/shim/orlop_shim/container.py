@@ -15,26 +15,23 @@ from contextlib import suppress
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unknown
 from orlop_sdk.hints import Final
-from orlop_shim import files, rootfs
+from orlop_shim import files, rootfs, runc_options
 from orlop_shim.bag import Bag
 from orlop_shim.cgroup import Cgroup
 from orlop_shim.children import Children, End
 from orlop_shim.console import ConsoleSocket
 from orlop_shim.loop import Loop, Promise
-from orlop_shim.messages import CHECKPOINT_OPTIONS, CREATED, OPTIONS, PAUSED, RUNNING, STOPPED
+from orlop_shim.messages import CHECKPOINT_OPTIONS, CREATED, PAUSED, RUNNING, STOPPED
 from orlop_shim.oom import Inherited, OomWatch, inherited
 from orlop_shim.process import Process
 from orlop_shim.publisher import Publisher
-from orlop_shim.runtime import Answer, Runtime, Settings, create_flags
+from orlop_shim.runtime import Answer, Runtime, Settings, checkpoint_flags, create_flags
 from orlop_shim.stdio import Place, Request, Streams
 from orlop_shim.text_log import Log
-from orlop_shim.wire import Values, WireError
+from orlop_shim.wire import Values
 
-OPTIONS_FILE: Final = "options.json"
-RUNTIME_FILE: Final = "runtime"
 PID_FILE: Final = "init.pid"
 LOG_FILE: Final = "log.json"
-_OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
 _HIGHEST_SIGNAL: Final = 64
 # Seconds for a process that is being killed to end.
 _REAP: Final = 5.0
@@ -62,7 +59,7 @@ class Container:
         self._around = around
         self.id: Final[str] = request["id"]
         self.bundle: Final[str] = request["bundle"]
-        self.options: Final = read_options(request["options"])
+        self.options: Final = runc_options.read(request["options"])
         self._request = request
         self._rootfs = os.path.join(self.bundle, "rootfs")
         settings = Settings.of(self.options, around.namespace)
@@ -82,8 +79,7 @@ class Container:
 
         Raises `Unknown` with the runtime's reason, and what mounts and streams raise.
         """
-        files.write(os.path.join(self.bundle, OPTIONS_FILE), json.dumps(self.options).encode())
-        files.write(os.path.join(self.bundle, RUNTIME_FILE), self._runtime.settings.binary.encode())
+        runc_options.save(self.bundle, self.options)
         # Its end may come at any moment, and is published when this is.
         async with self.init.lock:
             try:
@@ -457,37 +453,6 @@ class Container:
         if self._oom is not None and self.init.status != CREATED:
             for _ in range(self._oom.take()):
                 self._around.publisher.publish("/tasks/oom", container_id=self.id)
-
-
-def read_options(message: Values | None) -> Values:
-    """Options of runc-like runtimes; those of other types count as none. Raises `InvalidArgument`."""
-    value = b""
-    if message is not None and message["type_url"].rpartition("/")[2] == _OPTIONS_TYPE:
-        value = message["value"]
-    try:
-        return OPTIONS.decode(value)
-    except WireError as error:
-        raise InvalidArgument(f"runtime options: not a {_OPTIONS_TYPE}: {error}") from error
-
-
-def checkpoint_flags(options: Values, image: str, work: str) -> list[str]:
-    """The flags of ``runc checkpoint`` for ``containerd.runc.v1.CheckpointOptions``."""
-    flags = ["--image-path", image, "--work-path", work]
-    for name, flag in (
-        ("open_tcp", "--tcp-established"),
-        ("external_unix_sockets", "--ext-unix-sk"),
-        ("terminal", "--shell-job"),
-        ("file_locks", "--file-locks"),
-    ):
-        if options[name]:
-            flags.append(flag)
-    if not options["exit"]:
-        flags.append("--leave-running")
-    if options["cgroups_mode"]:
-        flags += ["--manage-cgroups-mode", options["cgroups_mode"]]
-    for namespace in options["empty_namespaces"]:
-        flags += ["--empty-ns", namespace]
-    return flags
 
 
 def _shares_pids(config: str) -> bool:

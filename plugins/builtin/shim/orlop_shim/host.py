@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 
 from orlop_sdk.hints import Final, NoReturn
 from orlop_shim import files
@@ -58,27 +59,36 @@ def set_name(name: str) -> None:
     files.order("/proc/self/comm", name.encode()[:15])
 
 
-def set_title(arguments: list[str], process: int | str = "self") -> None:
-    """Set what ``ps`` shows as command line, as far as there was room for the old one. Raises OSError."""
-    # The name may hold anything, but what follows its bracket is numbers.
-    fields = files.read(f"/proc/{process}/stat").rpartition(b") ")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+def set_title(arguments: list[str], pid: int | None = None) -> None:
+    """Set what ``ps`` shows as command line of this process, or of another that was forked from the same one.
+
+    As far as there was room for the old one. Raises OSError.
+    """
+    start, end = _title_area()
     if end <= start:
         return
     title = b"\0".join(argument.encode(errors="surrogateescape") for argument in arguments)[: end - start - 1]
     # By a file, since each part of ctypes that is used takes memory of its own in every shim.
-    memory = os.open(f"/proc/{process}/mem", os.O_RDWR | os.O_CLOEXEC)
+    memory = os.open(f"/proc/{pid or 'self'}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
         os.pwrite(memory, title.ljust(end - start, b"\0"), start)
     finally:
         os.close(memory)
 
 
-def raise_oom_score(process: int | str = "self") -> None:
-    """Have a process killed for want of memory rather than the daemon, by one point."""
+@cache
+def _title_area() -> tuple[int, int]:
+    """Where in memory the command line is. It stays there in all that are forked."""
+    # The name may hold anything, but what follows its bracket is numbers.
+    fields = files.read("/proc/self/stat").rpartition(b") ")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
+def raise_oom_score() -> None:
+    """Be killed for want of memory rather than the daemon, by one point."""
     with suppress(OSError):
-        score = int(files.read(f"/proc/{process}/oom_score_adj"))
-        files.order(f"/proc/{process}/oom_score_adj", b"%d" % min(score + 1, _MOST_OOM_SCORE))
+        score = int(files.read("/proc/self/oom_score_adj"))
+        files.order("/proc/self/oom_score_adj", b"%d" % min(score + 1, _MOST_OOM_SCORE))
 
 
 def isolate_core() -> None:

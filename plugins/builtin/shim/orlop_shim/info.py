@@ -9,9 +9,8 @@ from subprocess import DEVNULL, PIPE, run
 from typing import Final
 
 from orlop.errors import NotFound
-from orlop_shim.container import read_options
+from orlop_shim import runc_options
 from orlop_shim.messages import ANY, RUNTIME_INFO, any_of
-from orlop_shim.runtime import DEFAULT_BINARY
 from orlop_shim.wire import WireError
 
 NAME: Final = "io.containerd.orlop.v1"
@@ -36,8 +35,8 @@ def describe(given: bytes) -> bytes:
         message = ANY.decode(given) if given else None
     except WireError:
         message = None
-    options = read_options(message)
-    binary = options["binary_name"] or DEFAULT_BINARY
+    options = runc_options.read(message)
+    binary = options["binary_name"] or runc_options.DEFAULT_BINARY
     try:
         done = run([binary, "features"], stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT, check=False)
     except OSError as error:

@@ -22,7 +22,7 @@ from orlop.errors import DeadlineExceeded, Unavailable
 from orlop.interfaces.runtime import RuntimeInformer, ShimAddress, ShimKeeper, ShimLauncher, ShimRequest
 from orlop.values import AnyMessage, Exit, now
 from orlop_sdk.serving.shim_log import ShimLogs, open_log_blocking
-from orlop_shim.container import read_options
+from orlop_shim import runc_options
 from orlop_shim.files import write
 from orlop_shim.info import NAME, describe
 from orlop_shim.messages import ANY, DELETED
@@ -118,7 +118,7 @@ class OrlopLauncher:
 
     def _request(self, request: ShimRequest) -> Request:
         given = request.options
-        options = read_options(None if given is None else {"type_url": given.type_url, "value": given.value})
+        options = runc_options.read(None if given is None else {"type_url": given.type_url, "value": given.value})
         return Request(
             id=request.id,
             namespace=request.namespace,

@@ -14,9 +14,9 @@ from orlop_shim import files
 from orlop_shim.children import Children, End
 from orlop_shim.loop import Promise
 from orlop_shim.program import find, prepared
+from orlop_shim.runc_options import DEFAULT_BINARY
 from orlop_shim.wire import Values
 
-DEFAULT_BINARY: Final = "runc"
 DEFAULT_ROOT: Final = "/run/containerd/runc"
 # More of a runtime's log is not looked at for the reason of a failure.
 _MOST_LOG: Final = 64 << 10
@@ -144,4 +144,24 @@ def create_flags(options: Values) -> Sequence[str]:
         flags.append("--no-pivot")
     if options["no_new_keyring"]:
         flags.append("--no-new-keyring")
+    return flags
+
+
+def checkpoint_flags(options: Values, image: str, work: str) -> list[str]:
+    """The flags of ``runc checkpoint`` for ``containerd.runc.v1.CheckpointOptions``."""
+    flags = ["--image-path", image, "--work-path", work]
+    for name, flag in (
+        ("open_tcp", "--tcp-established"),
+        ("external_unix_sockets", "--ext-unix-sk"),
+        ("terminal", "--shell-job"),
+        ("file_locks", "--file-locks"),
+    ):
+        if options[name]:
+            flags.append(flag)
+    if not options["exit"]:
+        flags.append("--leave-running")
+    if options["cgroups_mode"]:
+        flags += ["--manage-cgroups-mode", options["cgroups_mode"]]
+    for namespace in options["empty_namespaces"]:
+        flags += ["--empty-ns", namespace]
     return flags

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -33,6 +34,22 @@ _CHILDREN: Final = 13.0
 _PAUSE: Final = 0.05
 
 
+def prepare() -> Shim:
+    """A shim, in a process that has nothing to do from now on but to fork anchors, which take all this over.
+
+    Its standard streams are ``/dev/null`` then.
+    """
+    os.umask(0o022)
+    host.set_name(NAME)
+    host.raise_oom_score()
+    shim = Shim()
+    gc.collect()
+    # What is there now is never garbage: the collector must not touch, and so copy, its pages in every shim.
+    gc.freeze()
+    host.close_standard_streams()
+    return shim
+
+
 class Shim:
     """A shim that is made before it has a process of its own, so that what it consists of lies close together."""
 
@@ -47,7 +64,6 @@ class Shim:
         self._sandbox = SandboxService(self._around, self._service)
         self._server = Server(self._loop, {**self._service.methods(), **self._sandbox.methods()}, self._log)
         self._request: Request | None = None
-        self._tether: Tether | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._told_to_end)
 
@@ -63,8 +79,8 @@ class Shim:
 
         Returns when the shim has been told to go; not when there is nothing to do, since another worker goes on then.
         """
-        self._tether = tether = Tether(ties)
-        self._around.pid = tether.pid
+        tether = Tether(ties)
+        self._around.pid = ties.pid
         left = tether.take_over()
         try:
             if left is None:
@@ -76,7 +92,7 @@ class Shim:
             self._note(error)
             raise
         tether.hear(self._loop, self._around.children)
-        self._loop.on_quiet = self._rest
+        self._loop.on_quiet = lambda: self._rest(tether)
         # Its end may have come before the loop heard of such things.
         self._loop.soon(self._look_after_anchor)
         self._loop.run()
@@ -93,18 +109,17 @@ class Shim:
             host.end_group()
 
     def _begin(self, request: Request, listener: socket.socket) -> None:
-        tether = self._tether
-        assert tether is not None
         self._enter(request)
         if request.shim_cgroup:
             try:
-                host.join_cgroup(request.shim_cgroup, (tether.pid, os.getpid()))
+                host.join_cgroup(request.shim_cgroup, (self._around.pid, os.getpid()))
             except OSError as error:
                 self._log.error(f"not moved into the control group {request.shim_cgroup}: {error}")
         self._log.open(request.bundle, debug=request.debug)
         self._server.listen(listener)
         self._log.debug(f"serves namespace {request.namespace}")
-        self._tell_names()
+        self._tell_name(self._around.pid, NAME, "-address", request.grpc_address)
+        self._tell_name(os.getpid(), f"{NAME}-worker")
 
     def _enter(self, request: Request) -> None:
         """Be at home: directory, titles, and what everybody has to know."""
@@ -115,20 +130,15 @@ class Shim:
         self._around.namespace = request.namespace
         self._publisher.open(request.ttrpc_address, request.namespace)
 
-    def _tell_names(self) -> None:
-        """Have ``ps`` show both processes as what they are."""
-        request, pid = self._request, self._around.pid
+    def _tell_name(self, pid: int, name: str, *more: str) -> None:
+        """Have ``ps`` show a process as what it is."""
+        request = self._request
         assert request is not None
-        title = ["-namespace", request.namespace, "-id", request.id]
         with suppress(OSError):
-            host.set_title([NAME, *title, "-address", request.grpc_address], pid)
-        with suppress(OSError):
-            host.set_title([f"{NAME}-worker", *title])
+            host.set_title([name, "-namespace", request.namespace, "-id", request.id, *more], pid)
 
-    def _rest(self) -> None:
+    def _rest(self, tether: Tether) -> None:
         """End, and leave everything to the next worker, if all that there is to do is wait."""
-        tether = self._tether
-        assert tether is not None
         assert self._request is not None
         if not (self._service.rests and self._server.rests):
             return
@@ -152,7 +162,7 @@ class Shim:
         self._service.restore(state["tasks"], bag)
         # Last, since calls that wait begin anew here.
         self._server.restore(state["server"], bag)
-        self._tell_names()
+        self._tell_name(os.getpid(), f"{NAME}-worker")
 
     async def _leave(self) -> None:
         """Go once nothing is left to do. A container that came meanwhile keeps the shim."""

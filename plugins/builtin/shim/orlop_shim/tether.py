@@ -29,8 +29,6 @@ class Tether:
 
     def __init__(self, ties: Ties) -> None:
         self._ties = ties
-        #: The pid of the shim.
-        self.pid: Final = ties.pid
 
     def hear(self, loop: Loop, children: Children) -> None:
         """Learn of the ends of children that the anchor has reaped, from now on."""

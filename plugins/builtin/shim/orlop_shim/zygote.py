@@ -8,7 +8,6 @@ socket, its shims do not.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from orlop.errors import OrlopError
 from orlop_sdk.hints import Any, Final, NoReturn
 from orlop_shim import anchor, cgroup, host, program
 from orlop_shim import plain_socket as socket
-from orlop_shim.shim import NAME, Shim
+from orlop_shim.shim import Shim, prepare
 from orlop_shim.start import Request, group_of, listen, socket_path, write_address
 
 _MOST: Final = 64 << 10
@@ -33,21 +32,12 @@ _FAILURE: Final = json.dumps({"error": "ended before it served; see the log", "c
 def main() -> None:
     """Answer requests until the socket ends."""
     control = socket.socket(fileno=os.dup(0))
-    host.set_name(NAME)
     host.set_title(["orlop-zygote"])
-    # What its shims take over as it is.
     os.chdir("/")
-    os.umask(0o022)
-    host.raise_oom_score()
     cgroup.remember()
     program.get_ready()
-    shim = Shim()
+    shim = prepare()
     _mind_signals()
-    gc.collect()
-    # What is there now is never garbage: the collector must not touch, and so copy, its pages in every shim.
-    gc.freeze()
-    # Until here they tell why it could not start.
-    host.close_standard_streams()
     host.forget_code()
     control.send(b"{}")
     while packet := control.recv(_MOST):

@@ -16,12 +16,11 @@ from urllib.parse import parse_qsl, urlsplit
 from orlop.errors import InvalidArgument
 from orlop.interfaces.log import LogDriver, LogStreams
 from orlop_sdk.logs.lines import Pieces, copy
+from orlop_sdk.logs.losses import Losses
 from orlop_sdk.logs.options import size, timestamp
 
 # A longer line becomes several entries, of which only the last ends with a newline: readers join them by that.
 _LONGEST: Final = 16 << 10
-# Seconds between two words of what is dropped.
-_TELL: Final = 5.0
 # The largest file that there can be.
 _MOST: Final = (1 << 63) - 1
 _quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
@@ -83,7 +82,7 @@ class RotatingFile:
         self._path = path
         self._most = most
         self._files = files
-        self._losses = Losses(path, log)
+        self._losses = Losses(path, log, "entries")
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
@@ -101,7 +100,8 @@ class RotatingFile:
                         self._rotate()
                     self._append(entry)
         except OSError as error:
-            self._losses.add(entries[self._appended - before :], error)
+            lost = entries[self._appended - before :]
+            self._losses.add(lost.count(b"\n"), len(lost), error.strerror or str(error))
         else:
             self._losses.tell()
 
@@ -146,33 +146,6 @@ class RotatingFile:
             newer = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
             if newer.exists():
                 newer.replace(older)
-
-
-class Losses:
-    """Counts the entries for which a file had no room, and says so, but not for each of them."""
-
-    def __init__(self, path: Path, log: logging.Logger) -> None:
-        self._path = path
-        self._log = log
-        self._entries = 0
-        self._bytes = 0
-        self._told = -_TELL
-
-    def add(self, entries: bytes, error: OSError) -> None:
-        """Count entries that were dropped."""
-        if not self._entries and time.monotonic() - self._told >= _TELL:
-            self._log.warning("%s: output is being dropped: %s", self._path, error.strerror or error)
-            self._told = time.monotonic()
-        self._entries += entries.count(b"\n")
-        self._bytes += len(entries)
-
-    def tell(self, *, now: bool = False) -> None:
-        """Say how much was dropped since this was said last, if it was not just said, or is to be *now*."""
-        if self._entries and (now or time.monotonic() - self._told >= _TELL):
-            words = "%s: %d entries (%d bytes) of this container's output were dropped"
-            self._log.warning(words, self._path, self._entries, self._bytes)
-            self._entries = self._bytes = 0
-            self._told = time.monotonic()
 
 
 def entries_of(stream: str, pieces: Pieces, nanoseconds: int) -> bytes:

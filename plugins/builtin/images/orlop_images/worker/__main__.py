@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     # -S leaves us without site packages, for a quick start; the daemon knows where they are.
     sys.path[:] = setup["path"]
     from orlop_images.worker import jobs
+    from orlop_sdk.linux.descriptors import receive
 
     jobs.preload()
     # Jobs are short and make no cycles; without collections their memory stays shared with ours.
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     waiting.register(control, select.POLLIN)
     while waiting.poll(setup["idle"] * 1000):
         try:
-            message, descriptors, _, _ = socket.recv_fds(control, 16, _MOST)
+            message, descriptors = receive(control, 16, _MOST)
         except ConnectionResetError:
             break
         if not message:

@@ -7,6 +7,7 @@ treats them alike. The figure of a side is the median; the ratio is Orlop's to c
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import shutil
 import statistics
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from tests.support.daemon import CONTAINERD, ORLOPD, Daemon
 
+REPOSITORY = Path(__file__).parents[2]
 OURS = "orlop"
 THEIRS = "containerd"
 
@@ -50,6 +52,9 @@ class Figure:
 @contextlib.contextmanager
 def both(*, top: str = "", tables: str = "") -> Iterator[Mapping[str, Daemon]]:
     """Both daemons, each below a short directory of its own that is gone afterwards."""
+    for part in ("kernel", "sdk", "plugins"):
+        # As in what is installed. A checkout may not be, and compiling takes memory that processes keep.
+        compileall.compile_dir(REPOSITORY / part, quiet=2)
     with contextlib.ExitStack() as stack:
         daemons = {}
         for name, program in ((OURS, ORLOPD), (THEIRS, CONTAINERD)):

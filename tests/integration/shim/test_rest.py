@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,13 +52,18 @@ def workers(w: World) -> list[int]:
     return found
 
 
-async def rested(w: World) -> None:
-    """Wait until no shim works."""
+async def until(claim: Callable[[], bool], what: str) -> None:
+    """Wait until a claim holds."""
     for _ in range(int(PATIENCE / 0.05)):
-        if not workers(w):
+        if claim():
             return
         await asyncio.sleep(0.05)
-    raise TimeoutError(f"still at work: {workers(w)}")
+    raise TimeoutError(what)
+
+
+async def rested(w: World, but: int = 0) -> None:
+    """Wait until no shim works, but for so many at most."""
+    await until(lambda: len(workers(w)) <= but, "still at work")
 
 
 def go(w: World, name: str = "go") -> None:
@@ -167,15 +172,19 @@ async def test_streams_flow_on(w: World) -> None:
 
 async def test_it_wakes_for_pipes_that_fill_and_for_want_of_memory(w: World) -> None:
     """Of neither any descriptor tells what a worker would watch, or the container stands still for ever."""
-    os.mkfifo(w.base / "unread")
+    for name in ("unread", "early"):
+        os.mkfifo(w.base / name)
     unread = await w.run("unread", after("go", f"head -c {MUCH} /dev/zero"), Stdio(stdout=str(w.base / "unread")))
+    # This one has filled before its worker rests for the first time.
+    early = await w.run("early", ["sh", "-c", f"head -c {MUCH} /dev/zero"], Stdio(stdout=str(w.base / "early")))
     greedy = await w.run("greedy", after("go", "head -c 100m /dev/zero | tail"))
     limits = json.dumps({"memory": {"limit": 16 << 20}}).encode()
     await greedy.update(AnyMessage("types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", limits))
-    await rested(w)
+    await rested(w, but=1)
     go(w)
     await w.events.wait("greedy", "/tasks/oom")
-    assert (await asyncio.wait_for(unread.wait(), 2 * PATIENCE)).status == 0
+    for task in (unread, early):
+        assert (await asyncio.wait_for(task.wait(), 2 * PATIENCE)).status == 0
     await asyncio.wait_for(greedy.wait(), PATIENCE)
 
 
@@ -188,7 +197,8 @@ async def test_many_containers_of_one_shim(w: World) -> None:
         tasks.append(await w.run(f"c{number}", after("go", "exit 4"), stdio, io_containerd_runc_v2_group="g"))
     (shim,) = w.shims()
     await rested(w)
-    assert len(os.listdir(f"/proc/{shim}/fd")) > 200
+    # Its worker has ended, and left them; the anchor is about to take them.
+    await until(lambda: len(os.listdir(f"/proc/{shim}/fd")) > 200, "the anchor holds too little")
     # The shim was made for the first of them.
     await w.remove("c0")
     await rested(w)

@@ -13,7 +13,8 @@ class Bag:
 
     def __init__(self, fds: list[int]) -> None:
         self.fds: Final = fds
-        #: Pipes that fill while nobody looks: places of their descriptors, and how many bytes they hold now.
+        #: Pipes that fill while nobody looks: places of their descriptors, and how many bytes they held when they
+        #: were not full.
         self.looks: Final[list[tuple[int, int]]] = []
 
     def put(self, fd: int) -> int:

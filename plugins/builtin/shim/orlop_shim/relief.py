@@ -78,7 +78,9 @@ class Relief:
     @property
     def rests(self) -> bool:
         """Whether it can be left alone until the pipe has filled, or for good."""
-        return self._is_over or self._timer is None or not (self._drops or self._looks or self._seen)
+        if self._is_over or self._timer is None:
+            return True
+        return not (self._drops or self._looks or self._seen or _is_full(self._pipe))
 
     def save(self, bag: Bag) -> Values | None:
         """What `restore` takes, besides the pipe; None for one that is closed."""
@@ -86,7 +88,9 @@ class Relief:
             return None
         place = bag.put(self._pipe)
         if not self._is_over:
-            bag.looks.append((place, _held(self._pipe)))
+            held = _held(self._pipe)
+            # It may have filled a moment ago. What comes after this look is more than was held before.
+            bag.looks.append((place, 0 if _is_full(self._pipe) else held))
         return {"pipe": place, "over": self._is_over}
 
     def restore(self, saved: Values) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only our own shim is held to: broken runtimes, killed zygotes, input that ends early, checkpoints."""
+"""What only our own shim is held to: broken runtimes, input that ends early, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,20 +55,6 @@ def broken_runtime(case: Case, verb: str) -> str:
     path.write_text(FAILING.format(verb=verb, runc=shutil.which("runc")))
     path.chmod(0o755)
     return str(path)
-
-
-def zygotes(case: Case) -> list[int]:
-    """The zygotes of the case's daemon."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
-                if parent == case.daemon.pid and (entry / "cmdline").read_bytes().startswith(b"orlop-zygote"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # gone meanwhile
-    return found
 
 
 def test_input_ends_when_the_client_says_so(own: Case) -> None:
@@ -228,38 +213,6 @@ def test_the_bundle_has_what_clean_up_needs(own: Case) -> None:
         assert (bundle / "address").read_text().startswith("unix:///")
     finally:
         own.remove("c1")
-
-
-def test_a_zygote_that_dies_takes_nothing_along(own: Case) -> None:
-    if own.daemon.name != "orlopd":
-        pytest.skip("only Orlop has a zygote")
-    own.start("c1", "/bin/sleep", "98125")
-    try:
-        (zygote,) = zygotes(own)
-        os.kill(zygote, signal.SIGKILL)
-        assert own.status("c1") == "RUNNING"
-        assert own.run("c2", "/bin/echo", "again").out == "again\n"
-        assert zygotes(own) not in ([], [zygote])
-        assert len(pids_of("98125")) == 1
-    finally:
-        own.remove("c1")
-
-
-def test_a_zygote_that_dies_at_work_fails_no_container(own: Case) -> None:
-    if own.daemon.name != "orlopd":
-        pytest.skip("only Orlop has a zygote")
-    own.run("c0", "/bin/true")
-    for number in range(1, 6):
-        output = own.daemon.base / f"round{number}"
-        with (
-            output.open("wb") as out,
-            own.ctr.background("run", "--rm", *own.flags(), f"c{number}", "/bin/echo", "fine", out=out) as running,
-        ):
-            time.sleep(number * 0.02)
-            for zygote in zygotes(own):
-                os.kill(zygote, signal.SIGKILL)
-            assert running.wait(30) == 0, output.read_text()
-        assert output.read_text() == "fine\n"
 
 
 def test_a_shim_that_dies_leaves_no_socket(own: Case) -> None:

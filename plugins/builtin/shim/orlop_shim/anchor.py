@@ -39,8 +39,6 @@ MOST_FDS: Final = 200
 BEGIN: Final = b"b"
 MORE: Final = b"m"
 HEAD: Final = 2
-#: The packet of a first worker that has answered who asked for the shim.
-ANSWERED: Final = b"answered"
 #: The place, among the descriptors that a worker leaves, of the one that tells when any other has something.
 EVENTS: Final = 1
 
@@ -69,11 +67,11 @@ class Ties(NamedTuple):
     """The descriptors that the last worker left; none for the first."""
 
 
-def hold(work: Callable[[Ties], None], control: socket.socket | None = None, failure: bytes = b"") -> NoReturn:
+def hold(work: Callable[[Ties], None], let_go: Callable[[], None] = lambda: None) -> NoReturn:
     """Be the anchor of a shim whose workers do *work*, to the end.
 
-    The process is a new one that nobody else uses, with ``/dev/null`` for its standard streams. *control* is
-    let go of once the first worker says that it has answered there; if it ends before, *failure* is sent.
+    The process is a new one that nobody else uses, with ``/dev/null`` for its standard streams. *let_go* is called
+    once the first worker is there, to close what is for that one alone.
     """
     try:
         os.setsid()
@@ -90,25 +88,27 @@ def hold(work: Callable[[Ties], None], control: socket.socket | None = None, fai
     signal.set_wakeup_fd(write)
     poll = select.poll()
     poll.register(wake, select.POLLIN)
-    left: list[int] = []
+    worker = _start(work, Ties(pid, ends, to_anchor, []))
+    let_go()
     while True:
-        worker = _fork()
-        if worker == 0:
-            _work(work, Ties(pid, ends, to_anchor, left))
-        _close(left)
-        if control is not None and _answers(poll, wake, link, worker):
-            control.close()
-            control = None
         status = _attend(poll, wake, reports, worker)
         left, looks = _take_over(link)
         if not left:
             if status:
-                if control is not None:
-                    control.send(failure)
                 # What it was doing goes as well: an OCI runtime at work would make a container that nobody knows of.
                 host.end_group()
             os._exit(0)
         _sleep(poll, wake, reports, left, looks)
+        worker = _start(work, Ties(pid, ends, to_anchor, left))
+        _close(left)
+
+
+def _start(work: Callable[[Ties], None], ties: Ties) -> int:
+    """Start a worker; its pid."""
+    worker = _fork()
+    if worker == 0:
+        _work(work, ties)
+    return worker
 
 
 def _fork() -> int:
@@ -129,21 +129,6 @@ def _work(work: Callable[[Ties], None], ties: Ties) -> NoReturn:
     finally:
         # Not by way of what the zygote would do at its own end.
         os._exit(status)
-
-
-def _answers(poll: select.poll, wake: int, link: socket.SocketType, worker: int) -> bool:
-    """Wait until a worker says that it has answered; not if it ends before."""
-    poll.register(link, select.POLLIN)
-    try:
-        while _child(os.P_PID, worker) is None:
-            for fd, _ in poll.poll():
-                if fd != wake:
-                    link.recv(_PACKET)
-                    return True
-                _heed(wake)
-        return False
-    finally:
-        poll.unregister(link)
 
 
 def _attend(poll: select.poll, wake: int, reports: int, worker: int) -> int:

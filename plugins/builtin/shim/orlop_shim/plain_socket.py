@@ -12,6 +12,7 @@ import _socket
 from _socket import (
     AF_UNIX,
     MSG_DONTWAIT,
+    MSG_PEEK,
     SCM_RIGHTS,
     SO_PEERCRED,
     SOCK_NONBLOCK,
@@ -26,6 +27,7 @@ from orlop_sdk.hints import Any
 __all__ = [
     "AF_UNIX",
     "MSG_DONTWAIT",
+    "MSG_PEEK",
     "SCM_RIGHTS",
     "SOCK_NONBLOCK",
     "SOCK_SEQPACKET",

@@ -4,12 +4,16 @@
 It has one thread and no state. A daemon starts it, with a socket of sequenced packets as standard input; each packet is
 a request as JSON, each answer ``{"address"}`` or ``{"error", "code"}``, sent by the shim itself. It ends with that
 socket, its shims do not.
+
+While shims are wanted it is one ahead: a *spare*, anchor and worker, which waits for the next request itself, and ends
+if none comes for a while. It tells by a pipe how far it got.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 from contextlib import suppress
 
@@ -24,6 +28,11 @@ from orlop_shim.start import Request, group_of, listen, socket_path, write_addre
 
 _MOST: Final = 64 << 10
 _UNKNOWN: Final = 2
+# Milliseconds that a spare waits.
+_SPARE: Final = 2000
+# What a spare tells: that it has a request, and that it has answered.
+_TAKEN: Final = b"t"
+_ANSWERED: Final = b"a"
 # A plain number: members of enumerations are made of much that would be copied when they are used.
 _CHILD_ENDED: Final = int(signal.SIGCHLD)
 _FAILURE: Final = json.dumps({"error": "ended before it served; see the log", "code": 14}).encode()
@@ -40,10 +49,26 @@ def main() -> None:
     _mind_signals()
     host.forget_code()
     control.send(b"{}")
-    while packet := control.recv(_MOST):
-        # All the rest is done by the child's child: what this process touches is no more shared with the shims before.
+    calls = select.poll()
+    calls.register(control, select.POLLIN)
+    taken = b""
+    # All the rest is done by the child's child: what this process touches is no more shared with the shims before.
+    while taken or _is_called(calls, control):
+        hears, tells = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
-            _be_shim(control, packet, shim)
+            os.close(hears)
+            _be_shim(control, tells, shim)
+        os.close(tells)
+        taken = os.read(hears, 1)
+        if taken and not os.read(hears, 1):
+            control.send(_FAILURE)
+        os.close(hears)
+
+
+def _is_called(calls: select.poll, control: socket.socket) -> bool:
+    """Wait for a request; False at the end of the socket."""
+    calls.poll()
+    return bool(control.recv(1, socket.MSG_PEEK))
 
 
 def _mind_signals() -> None:
@@ -65,15 +90,22 @@ def _mind_signals() -> None:
         signal.signal(number, handle)
 
 
-def _be_shim(control: socket.socket, packet: bytes, shim: Shim) -> NoReturn:
+def _be_shim(control: socket.socket, tells: int, shim: Shim) -> NoReturn:
     def work(ties: anchor.Ties) -> None:
-        shim.serve(ties, lambda: _begin(control, packet, ties))
+        shim.serve(ties, lambda: _begin(control, tells, ties.pid))
 
-    anchor.hold(work, control, _FAILURE)
+    def let_go() -> None:
+        control.close()
+        os.close(tells)
+
+    anchor.hold(work, let_go)
 
 
-def _begin(control: socket.socket, packet: bytes, ties: anchor.Ties) -> tuple[Request, socket.socket]:
-    """Answer a request; does not return where no new shim is wanted."""
+def _begin(control: socket.socket, tells: int, parent: int) -> tuple[Request, socket.socket]:
+    """Wait for a request, and answer it; does not return where no new shim is wanted."""
+    packet = _await_request(control, tells, parent)
+    if not packet:
+        os._exit(0)
     request = Request(**json.loads(packet))
     listener: socket.socket | None = None
     try:
@@ -83,7 +115,8 @@ def _begin(control: socket.socket, packet: bytes, ties: anchor.Ties) -> tuple[Re
         answer = {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
     control.send(json.dumps(answer).encode())
     control.close()
-    ties.link.send(anchor.ANSWERED)
+    _tell(tells, _ANSWERED)
+    os.close(tells)
     if "address" in answer:
         # This daemon knows by now. On a full disk there is more to write, and to fail at.
         with suppress(OSError):
@@ -91,6 +124,26 @@ def _begin(control: socket.socket, packet: bytes, ties: anchor.Ties) -> tuple[Re
     if listener is None:
         os._exit(0)
     return request, listener
+
+
+def _await_request(control: socket.socket, tells: int, parent: int) -> bytes:
+    """The request; nothing if none comes, or the anchor or the zygote are gone. Others take what comes then."""
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(tells, 0)
+    ready = dict(poll.poll(_SPARE))
+    if not ready or tells in ready or os.getppid() != parent:
+        return b""
+    packet = control.recv(_MOST)
+    if packet:
+        _tell(tells, _TAKEN)
+    return packet
+
+
+def _tell(tells: int, what: bytes) -> None:
+    # The zygote may have ended meanwhile, which is no fault of the shim's.
+    with suppress(BrokenPipeError):
+        os.write(tells, what)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ PATIENCE = 300.0
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with short_directory() as base, Daemon(base, ORLOPD) as daemon:
+    # As systemd starts services that do not say.
+    with short_directory() as base, Daemon(base, ("prlimit", "--nofile=1024:", *ORLOPD)) as daemon:
         yield daemon
 
 

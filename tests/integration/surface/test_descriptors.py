@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,7 @@ from tests.support.ctr import eventually
 from tests.support.daemon import ORLOPD, Daemon
 from tests.support.fuzzing import GrpcSender
 from tests.support.image import Image, write_archive
+from tests.support.oci import busybox_tree
 
 from orlop_sdk.api.services.content.v1 import content_pb2
 from orlop_sdk.http2 import frames
@@ -27,13 +30,15 @@ TIMEOUT = 30.0
 #: Files that the daemon may have open; it takes about 30 for itself.
 FILES = 256
 NAMESPACE = [("containerd-namespace", "n")]
-LIMITED = ("prlimit", f"--nofile={FILES}:", *ORLOPD)
 IMAGE = "example.com/busy:1"
+OUR_SHIM = str(Path(sys.executable).parent / "containerd-shim-orlop-v1")
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 @pytest.fixture
 def limited(short_tmp: Path) -> Iterator[Daemon]:
-    with Daemon(short_tmp, LIMITED) as daemon:
+    with Daemon(short_tmp, ORLOPD) as daemon:
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (FILES, HARD))
         yield daemon
 
 
@@ -115,6 +120,18 @@ def test_idle_clients_leave_descriptors_for_the_daemons_own_work(limited: Daemon
         assert len(os.listdir(f"/proc/{limited.pid}/fd")) < FILES - FILES // 16
     eventually(lambda: ctr.run("version").code == 0, "clients are let in again", TIMEOUT)
     assert ctr.ok("run", "--rm", IMAGE, "x", "echo", "room again") == "room again\n"
+
+
+@pytest.mark.parametrize("runtime", ["io.containerd.runc.v2", OUR_SHIM], ids=["forked", "binary"])
+def test_the_daemon_takes_all_that_it_may_have_and_shims_do_not(short_tmp: Path, runtime: str) -> None:
+    """Containers get what the shim has, and many a program in them would go through half a million descriptors."""
+    with Daemon(short_tmp, ("prlimit", f"--nofile={FILES}:", *ORLOPD)) as daemon:
+        assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (HARD, HARD)
+        ctr = daemon.ctr("limits")
+        busybox_tree(short_tmp / "tree")
+        ctr.ok("run", "-d", "--runtime", runtime, "--rootfs", str(short_tmp / "tree"), "c1", "/bin/sleep", "1000")
+        (shim,) = daemon.shims()
+        assert resource.prlimit(shim, resource.RLIMIT_NOFILE) == (FILES, HARD)
 
 
 async def begun(channel: grpc.aio.Channel, ref: str) -> Any:

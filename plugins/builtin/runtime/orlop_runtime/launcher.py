@@ -25,6 +25,7 @@ from orlop_runtime.shim_binary import BinarySearch
 from orlop_sdk.api.runtime.bootstrap.v1 import bootstrap_pb2
 from orlop_sdk.api.runtime.task.v2.shim_pb2 import DeleteResponse
 from orlop_sdk.convert.common import time_from_wire
+from orlop_sdk.linux.open_files import at_former_limit
 from orlop_sdk.serving.shim_log import ShimLogs, level_of, open_log_blocking
 
 # Seconds: a shim that has not answered by then never will, and a thread waits for it.
@@ -167,7 +168,7 @@ class ShimManager:
         self._log.debug("run %s in %s", shlex.join(command), request.bundle)
         try:
             return subprocess.run(
-                command,
+                at_former_limit(command),
                 input=stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

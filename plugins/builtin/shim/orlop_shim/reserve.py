@@ -19,6 +19,7 @@ import orlop_sdk
 import orlop_shim
 from orlop.blocking import run_blocking
 from orlop.errors import Unavailable, from_code
+from orlop_sdk.linux.open_files import at_former_limit
 from orlop_shim.start import Request
 
 # Seconds for a zygote to load what shims need, to fork one, and to end.
@@ -131,7 +132,7 @@ def _start_blocking(control: socket.socket, environment: Mapping[str, str]) -> s
     # Without ``site``, and so without all that installed packages have it load. The blanks are room for the command
     # lines that its shims show.
     return subprocess.Popen(
-        [sys.executable, "-S", "-c", _PROGRAM, *_places(), " " * 512],
+        at_former_limit([sys.executable, "-S", "-c", _PROGRAM, *_places(), " " * 512]),
         stdin=control.fileno(),
         stdout=subprocess.DEVNULL,
         env=environment,

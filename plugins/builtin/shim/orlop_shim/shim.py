@@ -122,7 +122,7 @@ class Shim:
         self._tell_name(os.getpid(), f"{NAME}-worker")
 
     def _enter(self, request: Request) -> None:
-        """Be at home: directory, titles, and what everybody has to know."""
+        """Be at home: the directory, and what everybody has to know."""
         self._request = request
         # The container that the shim was made for may be gone, with others of its group still here.
         with suppress(FileNotFoundError):

@@ -20,6 +20,7 @@ from orlop.errors import OrlopError
 from orlop.interfaces.rpc import SERVER
 from orlop.kernel import Kernel
 from orlop.registry import FAILED
+from orlop_sdk.linux.open_files import raise_limit
 from orlop_services.daemon import host, logs
 from orlop_services.daemon.paths import DEFAULT_ADDRESS
 from orlop_services.daemon.reload import on_hangup
@@ -79,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     debug = config.settings.debug
     logs.configure(debug.level, debug.format, traced=debug.log_trace_id)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Nothing here calls select(2), and each container and client takes a descriptor.
+    raise_limit()
     # From a thread of its own: a plugin that blocks while it is imported, or made, lets nothing else run.
     faulthandler.dump_traceback_later(_LATE, repeat=True, file=2)
     try:

@@ -14,6 +14,12 @@ from orlop_sdk.hints import Final, NamedTuple
 from orlop_shim import files
 from orlop_shim import plain_socket as socket
 
+# Not by way of hashlib, whose OpenSSL takes longer to load than all the rest.
+try:
+    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
+
 # Annotations that put containers of one value into one shim; the first that is there counts.
 _GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 _SOCKET_DIR: Final = "/run/containerd/s"
@@ -62,11 +68,6 @@ def group_of(bundle: str, id: str) -> str:
 
 def socket_path(request: Request, group: str) -> str:
     """The path of the socket of a group's shim; the same for every container of it."""
-    # Not by way of hashlib, whose OpenSSL takes longer to load than all the rest.
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
     name = "/".join((request.grpc_address.rstrip("/"), request.namespace, group))
     return os.path.join(request.socket_dir or _socket_dir(), sha256(name.encode()).hexdigest())
 

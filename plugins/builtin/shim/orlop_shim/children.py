@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from orlop_sdk.hints import Any, Final, NamedTuple
+from orlop_shim.bag import Bag
 from orlop_shim.loop import Loop, Promise
 
 # Descriptors are passed on from here on, above all numbers that they may get.
@@ -42,15 +43,29 @@ class End(NamedTuple):
 class Target:
     """A process to send signals to, and never to another that got its pid after it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, fd: int) -> None:
         self._pid = pid
+        self._fd = fd
+
+    @classmethod
+    def of(cls, pid: int) -> Target:
+        """The process that has this pid, which must not have been waited for yet."""
         try:
-            self._fd = os.pidfd_open(pid)
+            return cls(pid, os.pidfd_open(pid))
         except ProcessLookupError:
-            self._fd = _GONE
+            return cls(pid, _GONE)
         except OSError:
             # A kernel before 5.3, which knows pids alone.
-            self._fd = _UNKNOWN
+            return cls(pid, _UNKNOWN)
+
+    def save(self, bag: Bag) -> int:
+        """What `restored` takes, besides the pid."""
+        return bag.put(self._fd) if self._fd >= 0 else self._fd
+
+    @classmethod
+    def restored(cls, pid: int, saved: int, bag: Bag) -> Target:
+        """The same process as another worker's; it may have ended meanwhile."""
+        return cls(pid, bag.take(saved) if saved >= 0 else saved)
 
     def send(self, number: int) -> None:
         """Send one. Raises ProcessLookupError when it has ended, OSError for a signal that there is not."""

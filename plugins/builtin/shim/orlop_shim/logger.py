@@ -14,6 +14,7 @@ from contextlib import suppress
 from orlop.errors import InvalidArgument, NotFound, Unavailable
 from orlop_sdk.hints import Final
 from orlop_shim import files
+from orlop_shim.bag import Bag
 from orlop_shim.children import Children, Target
 from orlop_shim.loop import READ, Loop, Promise
 from orlop_shim.relief import own_end
@@ -75,29 +76,29 @@ class Logger:
             for fd in (out, err, to_word):
                 os.close(fd)
         self._word = word
-        self._follow(ended)
-        return to_out, to_err
-
-    def _follow(self, ended: Promise) -> None:
-        self._target = Target(self._pid)
+        self._target = Target.of(self._pid)
         ended.then(self._finish)
+        return to_out, to_err
 
     def _finish(self) -> None:
         if self._target is not None:
             self._target.close()
         self.ended.set()
 
-    def save(self) -> int:
-        """What `restore` takes: its pid, 0 when it has ended."""
-        return 0 if self.ended.done else self._pid
+    def save(self, bag: Bag) -> tuple[int, int] | None:
+        """What `restore` takes; None when it has ended."""
+        if self.ended.done or self._target is None:
+            return None
+        return self._pid, self._target.save(bag)
 
-    def restore(self, pid: int) -> None:
+    def restore(self, saved: tuple[int, int] | None, bag: Bag) -> None:
         """Be what another worker has started."""
-        if pid:
-            self._pid = pid
-            self._follow(self._children.ended(pid))
-        else:
+        if saved is None:
             self.ended.set()
+            return
+        self._pid, target = saved
+        self._target = Target.restored(self._pid, target, bag)
+        self._children.ended(self._pid).then(self._finish)
 
     async def ready(self) -> None:
         """Wait for it. Raises `Unavailable` when it does not become ready."""

@@ -44,7 +44,7 @@ class Process:
     def begin(self, pid: int) -> None:
         """It is there, and has this pid."""
         self.pid = pid
-        self._target = Target(pid)
+        self._target = Target.of(pid)
 
     def send(self, number: int) -> None:
         """Send it a signal. Raises ProcessLookupError when it is not there, OSError for a signal that there is not."""
@@ -63,17 +63,19 @@ class Process:
     def save(self, bag: Bag) -> Values:
         """What `restore` takes."""
         end = tuple(self.end) if self.end is not None else None
-        return {"pid": self.pid, "status": self.status, "end": end, "streams": self.streams.save(bag)}
+        target = self._target.save(bag) if self._target is not None else None
+        streams = self.streams.save(bag)
+        return {"pid": self.pid, "status": self.status, "end": end, "target": target, "streams": streams}
 
     def restore(self, saved: Values, bag: Bag) -> None:
         """Be what another worker has saved."""
         self.streams.restore(saved["streams"], bag)
         self.status = saved["status"]
+        self.pid = saved["pid"]
         if saved["end"] is not None:
-            self.pid = saved["pid"]
             self.finish(End(*saved["end"]))
-        elif saved["pid"]:
-            self.begin(saved["pid"])
+        elif saved["target"] is not None:
+            self._target = Target.restored(self.pid, saved["target"], bag)
 
     def outcome(self) -> Values:
         """Exit status and time, zero and None before the end."""

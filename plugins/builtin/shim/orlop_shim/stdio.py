@@ -206,7 +206,7 @@ class Streams:
             "input": self._input.save(bag) if self._input and not self._input.done.done else None,
             "holder": bag.put(self._stdin_holder),
             "input_ended": self._input_ended,
-            "loggers": [(logger.uri, logger.save()) for logger in self._loggers],
+            "loggers": [(logger.uri, logger.save(bag)) for logger in self._loggers],
             "reliefs": [(watched, saved) for watched, relief in self._reliefs if (saved := relief.save(bag))],
             "lost": self._losses.count,
         }
@@ -221,10 +221,10 @@ class Streams:
             self._pumps.append(Pump(self._place.loop, bag.take(source), bag.take(target), self._losses))
         if saved["input"] is not None:
             self._pump_input(*map(bag.take, saved["input"]))
-        for uri, pid in saved["loggers"]:
+        for uri, item in saved["loggers"]:
             logger = Logger(self._place.loop, self._place.children, uri)
             self._loggers.append(logger)
-            logger.restore(pid)
+            logger.restore(item, bag)
         for watched, item in saved["reliefs"]:
             self._relieve(watched, bag.take(item["pipe"])).restore(item)
 

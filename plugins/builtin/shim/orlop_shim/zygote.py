@@ -30,7 +30,7 @@ _MOST: Final = 64 << 10
 _UNKNOWN: Final = 2
 # Milliseconds that a spare waits.
 _SPARE: Final = 2000
-# What a spare tells: that it has a request, and that it has answered.
+# What a spare tells: that it has a request, and that it answers.
 _TAKEN: Final = b"t"
 _ANSWERED: Final = b"a"
 # A plain number: members of enumerations are made of much that would be copied when they are used.
@@ -49,26 +49,27 @@ def main() -> None:
     _mind_signals()
     host.forget_code()
     control.send(b"{}")
-    calls = select.poll()
-    calls.register(control, select.POLLIN)
-    taken = b""
-    # All the rest is done by the child's child: what this process touches is no more shared with the shims before.
-    while taken or _is_called(calls, control):
-        hears, tells = os.pipe2(os.O_CLOEXEC)
-        if os.fork() == 0:
-            os.close(hears)
-            _be_shim(control, tells, shim)
-        os.close(tells)
-        taken = os.read(hears, 1)
-        if taken and not os.read(hears, 1):
-            control.send(_FAILURE)
+    wanted = False
+    # A look at the next request, or at the end of the socket.
+    while wanted or control.recv(1, socket.MSG_PEEK):
+        wanted = _fork_shim(control, shim)
+
+
+def _fork_shim(control: socket.socket, shim: Shim) -> bool:
+    """Fork a spare, and wait until it has answered a request, or ended; whether it had one.
+
+    All the rest is done by the child's child: what this process touches is no more shared with the shims before.
+    """
+    hears, tells = os.pipe2(os.O_CLOEXEC)
+    if os.fork() == 0:
         os.close(hears)
-
-
-def _is_called(calls: select.poll, control: socket.socket) -> bool:
-    """Wait for a request; False at the end of the socket."""
-    calls.poll()
-    return bool(control.recv(1, socket.MSG_PEEK))
+        _be_shim(control, tells, shim)
+    os.close(tells)
+    taken = bool(os.read(hears, 1))
+    if taken and not os.read(hears, 1):
+        control.send(_FAILURE)
+    os.close(hears)
+    return taken
 
 
 def _mind_signals() -> None:
@@ -113,10 +114,11 @@ def _begin(control: socket.socket, tells: int, parent: int) -> tuple[Request, so
         answer: dict[str, Any] = {"address": address}
     except (OrlopError, OSError) as error:
         answer = {"error": str(error), "code": error.code if isinstance(error, OrlopError) else _UNKNOWN}
-    control.send(json.dumps(answer).encode())
-    control.close()
+    # Before it answers, so that whatever comes between, there are never two answers.
     _tell(tells, _ANSWERED)
     os.close(tells)
+    control.send(json.dumps(answer).encode())
+    control.close()
     if "address" in answer:
         # This daemon knows by now. On a full disk there is more to write, and to fail at.
         with suppress(OSError):

@@ -224,3 +224,34 @@ async def test_neither_half_outlives_the_other(w: World, victim: str) -> None:
     assert await w.settled() == []
     await rested(w)
     assert pids_of("98742") == []
+
+
+def holds(pid: int) -> tuple[int, int]:
+    """How many descriptors a process has open, and how much memory of its own (KiB)."""
+    fields = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
+    own = [int(fields[place + 1]) for place, word in enumerate(fields) if word in ("Private_Dirty:", "Private_Clean:")]
+    return len(os.listdir(f"/proc/{pid}/fd")), sum(own)
+
+
+@pytest.mark.stress
+async def test_an_anchor_does_not_grow(w: World, request: pytest.FixtureRequest) -> None:
+    """Whatever wakes it, and however often."""
+    if "stress" not in str(request.config.option.markexpr):
+        pytest.skip("takes minutes; ask for it with make stress")
+    script = "while :; do echo out; echo err >&2; sleep 0.1; while [ ! -e /go ]; do sleep 0.1; done; rm /go; done"
+    out = Output(w.base / "out")
+    task = await w.run("c1", ["sh", "-c", script], Stdio(stdout=str(out.path), stderr=f"file://{w.base}/err"))
+    (shim,) = w.shims()
+    seen = []
+    for number in range(60):
+        await rested(w)
+        seen.append(holds(shim))
+        go(w)
+        await task.exec(f"e{number}", oci.process_message(oci.process(["true"])), Stdio())
+        await task.start(f"e{number}")
+        assert (await task.wait(f"e{number}")).status == 0
+        await task.delete(f"e{number}")
+    print(f"\nanchor: {seen[4]} then {seen[-1]} (descriptors, KiB of its own)")
+    # The first few leave things in their places.
+    assert seen[-1][0] <= max(descriptors for descriptors, _ in seen[:5])
+    assert seen[-1][1] <= seen[4][1] + 64

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from orlop_sdk.linux.cgroup import MOUNTS, hierarchies
+
+#: Seconds for a controller to become free.
+PATIENCE = 15.0
 UNIFIED = Path("/sys/fs/cgroup/unified")
 
 
@@ -24,25 +29,44 @@ class NotUsable(Exception):
 def crun_usable() -> Iterator[None]:
     """Have crun work while the block runs. Raises `NotUsable`."""
     with ExitStack() as stack:
-        for controller in _controllers():
+        for controller in (*_controllers(), *_returning()):
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orlop-cgroup-")))
-            done = subprocess.run(
-                ["mount", "-t", "cgroup", "-o", controller, "none", str(place)],
-                check=False,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode != 0:
-                raise NotUsable(f"cgroup controller {controller} cannot be mounted: {done.stderr.strip()}")
+            _mount(controller, place)
             stack.callback(subprocess.run, ["umount", str(place)], check=True)
         if left := _controllers():
             raise NotUsable(f"version 2 of cgroups keeps {', '.join(left)} beside hierarchies of version 1")
         yield
 
 
+def _mount(controller: str, place: Path) -> None:
+    """Mount a controller's hierarchy. Groups of version 2 that have just been removed hold it for a while longer."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        done = subprocess.run(
+            ["mount", "-t", "cgroup", "-o", controller, "none", str(place)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            return
+        if time.monotonic() > deadline:
+            raise NotUsable(f"cgroup controller {controller} cannot be mounted: {done.stderr.strip()}")
+        time.sleep(0.5)
+
+
 def _controllers() -> list[str]:
+    """The controllers that version 2 of cgroups has beside hierarchies of version 1."""
     try:
         return (UNIFIED / "cgroup.controllers").read_text().split()
     except FileNotFoundError:
         # Only one version is there: fine.
         return []
+
+
+def _returning() -> list[str]:
+    """Those that go back to version 2 any moment: their hierarchy is mounted no more, and has yet to vanish."""
+    mounted = hierarchies(Path(MOUNTS).read_bytes())
+    lines = Path("/proc/cgroups").read_text().splitlines()[1:]
+    bound = [name for name, hierarchy, *_ in map(str.split, lines) if hierarchy != "0"]
+    return [name for name in bound if UNIFIED.exists() and name not in mounted]

@@ -234,6 +234,7 @@ def holds(pid: int) -> tuple[int, int]:
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(1800)
 async def test_an_anchor_does_not_grow(w: World, request: pytest.FixtureRequest) -> None:
     """Whatever wakes it, and however often."""
     if "stress" not in str(request.config.option.markexpr):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench_lifecycle import SHIMS, TABLES, record
 from tests.benchmarks.bench_scale import resident
-from tests.benchmarks.bench_shim import family, pss
+from tests.benchmarks.bench_shim import pss
 from tests.benchmarks.sides import OURS, THEIRS, both
 from tests.support import oci
 from tests.support.daemon import Daemon
@@ -95,7 +95,7 @@ class Side:
         tasks = await timed(lambda: self._tasks.List(tasks_pb2.ListTasksRequest(), timeout=TIMEOUT))
         containers = await timed(lambda: self._containers.List(containers_pb2.ListContainersRequest(), timeout=TIMEOUT))
         now = resident(self._daemon.pid)
-        shims = sum(map(pss, family(self._daemon)))
+        shims = pss(self._daemon)
         print(
             f"  {count:>6} containers: daemon {now:7.1f} MB, {(now - empty) * 1024 / count:6.1f} KiB each; shims "
             f"{shims:8.1f} MiB PSS; started in {took:6.1f} ms each; list of tasks {tasks:6.1f} ms, of containers "

@@ -3,9 +3,9 @@
 
     python -m tests.benchmarks.bench_shim [--containers 20] [--rest 6]
 
-Each side has its own shim, with runc. Orlop's figure includes its zygote, which shims share memory with, and the
-workers of shims that have not come to rest. It is taken twice: right after the last container has started, and some
-seconds later, on both sides.
+Each side has its own shim, with runc. Orlop's figure includes its zygote, which shims share memory with, the workers of
+shims that have not come to rest, and the spare that waits to become a shim. It is taken twice: right after the last
+container has started, and some seconds later, on both sides.
 """
 
 from __future__ import annotations
@@ -20,31 +20,25 @@ from tests.benchmarks.bench_lifecycle import SHIMS
 from tests.benchmarks.sides import OURS, THEIRS, Figure, both, show
 from tests.support import oci
 from tests.support.daemon import Daemon
+from tests.support.processes import arguments, memory, parents
+
+# What zygotes, spares and workers are called.
+FORKS = (b"orlop-zygote", b"containerd-shim-orlop-v1-worker")
 
 
-def pss(pid: int) -> float:
-    """The proportional set size of a process in MiB; 0 when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+def family(daemon: Daemon) -> set[int]:
+    """The shims of a daemon, the zygote that it has started, and all that these have forked: workers, and a spare."""
+    above = parents()
+    forks = {pid for pid in above if arguments(pid)[0] in FORKS}
+    found = {daemon.pid, *daemon.shims()}
+    while more := {pid for pid in forks - found if above[pid] in found}:
+        found |= more
+    return found - {daemon.pid}
 
 
-def family(daemon: Daemon) -> list[int]:
-    """The shims of a daemon, their workers, and the zygotes that it has started."""
-    found = list(daemon.shims())
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
-                program = (entry / "cmdline").read_bytes().partition(b"\0")[0]
-            except OSError:
-                continue  # gone meanwhile
-            is_worker = parent in found and program.endswith(b"-worker")
-            if is_worker or (parent == daemon.pid and program.startswith(b"orlop-zygote")):
-                found.append(int(entry.name))
-    return found
+def pss(daemon: Daemon) -> float:
+    """The proportional set size of a daemon's shims in MiB."""
+    return sum(memory(pid, "Pss") for pid in family(daemon)) / 1024
 
 
 def measure(
@@ -55,9 +49,9 @@ def measure(
     flags = ["--annotation", "io.containerd.runc.v2.group=bench"] if group else []
     for number in range(containers):
         ctr.ok("run", "-d", "--runtime", runtime, *flags, "--rootfs", str(tree), f"c{number}", "/bin/sleep", "1000")
-    at_once = sum(map(pss, family(daemon)))
+    at_once = pss(daemon)
     time.sleep(rest)
-    at_rest = sum(map(pss, family(daemon)))
+    at_rest = pss(daemon)
     ctr.remove_tasks()
     return [at_once], [at_rest]
 

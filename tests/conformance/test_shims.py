@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from tests.support.daemon import OUR_SHIM
 
 from orlop_sdk.testing.runtime import ShimSuite
 
 
 class TestOrlop(ShimSuite):
-    binary = str(Path(sys.executable).parent / "containerd-shim-orlop-v1")
+    binary = OUR_SHIM
     groups = True
 
 

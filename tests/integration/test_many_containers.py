@@ -18,6 +18,7 @@ from tests.support.busy import IMAGE, busy_namespace
 from tests.support.ctr import Ctr, eventually
 from tests.support.daemon import ORLOPD, RUNC_STATE, Daemon
 from tests.support.place import short_directory
+from tests.support.processes import memory
 from tests.support.runtime import cgroup_files
 
 from orlop.values import TaskStatus
@@ -130,8 +131,7 @@ def resources(pid: int) -> dict[str, int]:
 
 def proportional(pids: list[int]) -> int:
     """MiB of memory of some processes, what they share counted once."""
-    lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) >> 10
+    return sum(memory(pid, "Pss") for pid in pids) >> 10
 
 
 class Laps:

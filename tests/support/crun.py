@@ -66,7 +66,8 @@ def _controllers() -> list[str]:
 
 def _returning() -> list[str]:
     """Those that go back to version 2 any moment: their hierarchy is mounted no more, and has yet to vanish."""
+    if not UNIFIED.exists():
+        return []
     mounted = hierarchies(Path(MOUNTS).read_bytes())
-    lines = Path("/proc/cgroups").read_text().splitlines()[1:]
-    bound = [name for name, hierarchy, *_ in map(str.split, lines) if hierarchy != "0"]
-    return [name for name in bound if UNIFIED.exists() and name not in mounted]
+    rows = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
+    return [name for name, hierarchy, *_ in rows if hierarchy != "0" and name not in mounted]

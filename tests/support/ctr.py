@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -161,6 +162,15 @@ def eventually(claim: Callable[[], bool], what: str | Callable[[], str], seconds
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
+
+
+async def until(claim: Callable[[], bool], what: str = "what a test waits for", seconds: float = 20.0) -> None:
+    """The same on the event loop, which goes on meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 def columns(result: Result | str) -> list[Sequence[str]]:

@@ -19,6 +19,7 @@ from tests.support.ctr import Ctr, environment
 
 CONTAINERD = ("/usr/bin/containerd",)
 ORLOPD = (str(Path(sys.executable).parent / "orlopd"),)
+OUR_SHIM = str(Path(sys.executable).parent / "containerd-shim-orlop-v1")
 # Set to "containerd", tests of behaviour that is containerd's too run on that: what fails then is a flaw of the test.
 SUBJECT = {"orlopd": ORLOPD, "containerd": CONTAINERD}[os.environ.get("ORLOP_TEST_SUBJECT", "orlopd")]
 READY = 30.0

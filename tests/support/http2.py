@@ -12,6 +12,7 @@ from typing import Any
 
 import hpack
 from google.protobuf.wrappers_pb2 import BytesValue
+from tests.support.ctr import until
 
 from orlop import context
 from orlop.errors import NotFound
@@ -83,15 +84,6 @@ def message(data: bytes, flag: int = 0) -> bytes:
 def request(data: bytes) -> bytes:
     """The test service's request with *data*, as gRPC frames it."""
     return message(BytesValue(value=data).SerializeToString())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; it must before long."""
-    for _ in range(int(TIMEOUT * 1000)):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("what a test waits for did not happen")
 
 
 class Peer:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import resource
 import shutil
 from collections.abc import Sequence
-from functools import cache
 from typing import Final
 
-_PRLIMIT: Final = "prlimit"
-# The limits that the process was started with, while they are no more its own.
-_former: list[int] = []
+# What stands before a program's command line to give it the limit that this process was started with.
+_former: Final[list[str]] = []
 
 
 def raise_limit() -> None:
     """Raise the soft limit to the hard one, for good."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        _former[:] = [soft]
+    if soft == hard:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if prlimit := shutil.which("prlimit"):
+        _former[:] = [prlimit, f"--nofile={soft}:", "--"]
 
 
 def at_former_limit(command: Sequence[str]) -> list[str]:
@@ -32,10 +32,4 @@ def at_former_limit(command: Sequence[str]) -> list[str]:
     A program cannot be given another limit than its parent's without running code in between. That is prlimit(1) of
     util-linux; where there is none, the program gets this process's limit.
     """
-    prlimit = _find() if _former else None
-    return [prlimit, f"--nofile={_former[0]}:", "--", *command] if prlimit else [*command]
-
-
-@cache
-def _find() -> str | None:
-    return shutil.which(_PRLIMIT)
+    return [*_former, *command]

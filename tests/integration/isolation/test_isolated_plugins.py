@@ -14,6 +14,7 @@ from tests.support.cgroups import plugin_cgroups
 from tests.support.ctr import Ctr, columns, eventually
 from tests.support.daemon import Daemon
 from tests.support.image import Image, write_archive
+from tests.support.processes import arguments, parents
 
 IMAGE = "example.com/busy:1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1.native"
@@ -29,17 +30,9 @@ def table(*uris: str, how: str = "true") -> str:
 
 def children(daemon: Daemon) -> set[int]:
     """The processes of isolated plugins: children of the daemon, or of the keepers of their containers."""
-    parents, hosts = {}, set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"orlop_proxy.child" in (entry / "cmdline").read_bytes():
-                hosts.add(int(entry.name))
-        except OSError:
-            continue  # gone meanwhile
-    return {pid for pid in hosts if daemon.pid in (parents[pid], parents.get(parents[pid]))}
+    above = parents()
+    hosts = {pid for pid in above if b"orlop_proxy.child" in b" ".join(arguments(pid))}
+    return {pid for pid in hosts if daemon.pid in (above[pid], above.get(above[pid]))}
 
 
 @pytest.fixture(scope="module")

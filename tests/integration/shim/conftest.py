@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ from tests.conftest import SHORT_PARENT, SHORT_PREFIX, mount_points, remove_tree
 from tests.support import oci
 from tests.support.crun import NotUsable, crun_usable
 from tests.support.ctr import Ctr, Result, eventually
-from tests.support.daemon import CONTAINERD, ORLOPD, RUNC_STATE, Daemon
+from tests.support.daemon import CONTAINERD, ORLOPD, OUR_SHIM, RUNC_STATE, Daemon
 from tests.support.runtime import cgroup_files, forget_namespace
 
-OUR_SHIM = Path(sys.executable).parent / "containerd-shim-orlop-v1"
 SOCKETS = Path("/run/containerd/s")
 # Has orlopd use containerd's shim.
 TABLES = """
@@ -108,7 +106,7 @@ def make_case(stack: ExitStack, daemon: str, shim: str, runtime: str) -> Case:
     env = {}
     if daemon == "containerd" and shim == "ours":
         (base / "bin").mkdir()
-        for name in (OUR_SHIM.name, "containerd-shim-runc-v2"):
+        for name in (Path(OUR_SHIM).name, "containerd-shim-runc-v2"):
             (base / "bin" / name).symlink_to(OUR_SHIM)
         env["PATH"] = f"{base}/bin{os.pathsep}{os.environ['PATH']}"
     oci.busybox_tree(base / "tree")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.integration.shim.conftest import OUR_SHIM
 from tests.support.ctr import eventually
+from tests.support.daemon import OUR_SHIM
 from tests.support.runtime import pids_of
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def test_input_ends_when_the_client_says_so(own: Case) -> None:
     assert (done.code, done.out) == (0, "all of it\n")
 
 
-@pytest.mark.parametrize("runtime", ["io.containerd.orlop.v1", str(OUR_SHIM)], ids=["name", "path"])
+@pytest.mark.parametrize("runtime", ["io.containerd.orlop.v1", OUR_SHIM], ids=["name", "path"])
 def test_it_is_found_by_its_own_name(own: Case, runtime: str) -> None:
     own.ctr.ok("run", "-d", "--runtime", runtime, "--rootfs", str(own.tree), "c1", "/bin/sleep", "1000")
     try:
         (argv,) = own.daemon.shims().values()
-        assert Path(argv[0]).name == OUR_SHIM.name
+        assert Path(argv[0]).name == Path(OUR_SHIM).name
         assert own.status("c1") == "RUNNING"
     finally:
         own.remove("c1")

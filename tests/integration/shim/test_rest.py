@@ -9,13 +9,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from tests.support import oci
+from tests.support.ctr import until
+from tests.support.processes import arguments, memory
 from tests.support.runtime import PATIENCE, Output, World, cgroup_files, pids_of, world
 
 from orlop.interfaces.runtime import Task
@@ -43,27 +44,12 @@ async def w(short_tmp: Path) -> AsyncIterator[World]:
 
 def workers(w: World) -> list[int]:
     """The workers of all shims of the namespace."""
-    found = []
-    for pid in pids_of(w.namespace):
-        # They come and go.
-        with suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].endswith(b"-worker"):
-                found.append(pid)
-    return found
-
-
-async def until(claim: Callable[[], bool], what: str) -> None:
-    """Wait until a claim holds."""
-    for _ in range(int(PATIENCE / 0.05)):
-        if claim():
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError(what)
+    return [pid for pid in pids_of(w.namespace) if arguments(pid)[0].endswith(b"-worker")]
 
 
 async def rested(w: World, but: int = 0) -> None:
     """Wait until no shim works, but for so many at most."""
-    await until(lambda: len(workers(w)) <= but, "still at work")
+    await until(lambda: len(workers(w)) <= but, "shims are at work still", PATIENCE)
 
 
 def go(w: World, name: str = "go") -> None:
@@ -228,9 +214,7 @@ async def test_neither_half_outlives_the_other(w: World, victim: str) -> None:
 
 def holds(pid: int) -> tuple[int, int]:
     """How many descriptors a process has open, and how much memory of its own (KiB)."""
-    fields = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
-    own = [int(fields[place + 1]) for place, word in enumerate(fields) if word in ("Private_Dirty:", "Private_Clean:")]
-    return len(os.listdir(f"/proc/{pid}/fd")), sum(own)
+    return len(os.listdir(f"/proc/{pid}/fd")), memory(pid, "Private_Clean", "Private_Dirty")
 
 
 @pytest.mark.stress

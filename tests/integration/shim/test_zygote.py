@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.integration.shim.conftest import Case, check_host, fresh, make_case
 from tests.support.ctr import eventually
+from tests.support.processes import arguments, parents
 from tests.support.runtime import pids_of
 
 
@@ -31,18 +32,8 @@ def case(zygote_place: Case) -> Iterator[Case]:
 
 
 def forks(parent: int) -> list[int]:
-    """The children of a process that are called like the zygote, and live."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                state, its_parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
-                named = (entry / "cmdline").read_bytes().startswith(b"orlop-zygote")
-            except OSError:
-                continue  # gone meanwhile
-            if int(its_parent) == parent and state != "Z" and named:
-                found.append(int(entry.name))
-    return found
+    """The children of a process that are called like the zygote."""
+    return [pid for pid, its in parents().items() if its == parent and arguments(pid)[0] == b"orlop-zygote"]
 
 
 def zygotes(case: Case) -> list[int]:

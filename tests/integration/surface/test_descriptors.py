@@ -7,7 +7,6 @@ import asyncio
 import os
 import resource
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ import grpc
 import grpc.aio
 import pytest
 from tests.support.ctr import eventually
-from tests.support.daemon import ORLOPD, Daemon
+from tests.support.daemon import ORLOPD, OUR_SHIM, Daemon
 from tests.support.fuzzing import GrpcSender
 from tests.support.image import Image, write_archive
 from tests.support.oci import busybox_tree
@@ -31,7 +30,6 @@ TIMEOUT = 30.0
 FILES = 256
 NAMESPACE = [("containerd-namespace", "n")]
 IMAGE = "example.com/busy:1"
-OUR_SHIM = str(Path(sys.executable).parent / "containerd-shim-orlop-v1")
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
-from tests.support.http2 import SERVICE, TIMEOUT, Service, until
+from tests.support.ctr import until
+from tests.support.http2 import SERVICE, TIMEOUT, Service
 
 from orlop.errors import NotFound
 from orlop.interfaces.observer import CallInfo, CallObserver, Observation

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
-from tests.support.http2 import SERVICE, Service, connected, fields, message, request, until
+from tests.support.ctr import until
+from tests.support.http2 import SERVICE, Service, connected, fields, message, request
 
 from orlop import errors
 from orlop_sdk.http2 import frames

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.http2 import SERVICE, Service, connected, fields, joined, request, until
+from tests.support.ctr import until
+from tests.support.http2 import SERVICE, Service, connected, fields, joined, request
 
 from orlop_sdk.http2 import connection, frames
 from orlop_sdk.http2.flow import MAX_BACKLOG

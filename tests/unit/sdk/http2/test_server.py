@@ -14,7 +14,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
-from tests.support.http2 import SERVICE, Service, connected, request, until
+from tests.support.ctr import until
+from tests.support.http2 import SERVICE, Service, connected, request
 
 from orlop_sdk.http2 import frames
 from orlop_sdk.http2.frames import ErrorCode

@@ -9,7 +9,8 @@ import socket
 from contextlib import suppress
 
 import pytest
-from tests.support.http2 import SERVICE, Service, connected, fields, joined, message, request, until
+from tests.support.ctr import until
+from tests.support.http2 import SERVICE, Service, connected, fields, joined, message, request
 
 from orlop_sdk import progress
 from orlop_sdk.http2 import flow, frames
